@@ -1,0 +1,178 @@
+//! Tickets: the text WeChat issued, in its one canonical form (S6–S9). The canonical text is the cache key and the only
+//! client byte that reaches the origin. [`repair`] undoes what pages do to tickets; [`layout`] knows what a ticket looks
+//! like inside and thereby proves a repair. All of it is pure.
+
+mod config;
+mod layout;
+mod repair;
+
+use std::borrow::Cow;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+pub use config::Config;
+pub use layout::{Facts, Validity, mint};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+pub use repair::{Repair, Repairs};
+use sha2::{Digest, Sha256};
+
+/// Bytes of a ticket after decoding; WeChat's have 96.
+pub const MAX_BYTES: usize = 512;
+
+/// What stays bare in the origin's URL: RFC 3986's unreserved characters.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A ticket in its canonical form. Cheap to clone; equal when the canonical texts are.
+#[derive(Clone)]
+pub struct Ticket {
+    canonical: Arc<str>,
+    repairs: Repairs,
+}
+
+/// Why there is no ticket to ask for (S9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadTicket {
+    /// No `ticket` parameter.
+    Missing,
+    /// `ticket` without a value.
+    Empty,
+    /// Two that differ.
+    Conflicting,
+    /// More than [`MAX_BYTES`] after decoding.
+    TooLong,
+    /// Control characters or non-ASCII that no repair explains.
+    Characters,
+}
+
+impl Ticket {
+    /// Finds the ticket in the raw query of a request target. Every parameter but `ticket` is dropped (S6); of several,
+    /// all must mean the same.
+    pub fn from_query(query: Option<&str>) -> Result<Self, BadTicket> {
+        let mut values = query.unwrap_or_default().split('&').filter_map(ticket_value);
+        let first = Self::from_text(values.next().ok_or(BadTicket::Missing)?)?;
+        for other in values {
+            if Self::from_text(other)? != first {
+                return Err(BadTicket::Conflicting);
+            }
+        }
+        Ok(first)
+    }
+
+    /// Reads one ticket as it stands in a query: percent-encoded or bare. It is decoded once, and never form-decoded.
+    pub fn from_text(text: &str) -> Result<Self, BadTicket> {
+        let decoded = Cow::from(percent_decode_str(text));
+        if decoded.is_empty() {
+            return Err(BadTicket::Empty);
+        }
+        if decoded.len() > MAX_BYTES {
+            return Err(BadTicket::TooLong);
+        }
+        let decoded = std::str::from_utf8(&decoded).map_err(|_| BadTicket::Characters)?;
+        let (canonical, repairs) = repair::canonical(decoded).ok_or(BadTicket::Characters)?;
+        Ok(Self { canonical: Arc::from(canonical), repairs })
+    }
+
+    /// The canonical text.
+    pub fn canonical(&self) -> &str {
+        &self.canonical
+    }
+
+    /// The cache key: the canonical text, shared.
+    pub fn key(&self) -> &Arc<str> {
+        &self.canonical
+    }
+
+    /// The text for a URL: all but `A-Za-z0-9-._~` escaped, in upper case (S8).
+    pub fn encoded(&self) -> String {
+        utf8_percent_encode(&self.canonical, ESCAPED).to_string()
+    }
+
+    /// The form for logs (S39): all tickets of an account begin alike, so a prefix would not do.
+    pub fn short(&self) -> Short {
+        let hash = Sha256::digest(self.canonical.as_bytes());
+        Short([hash[0], hash[1], hash[2], hash[3]])
+    }
+
+    /// What had to be mended.
+    pub fn repairs(&self) -> Repairs {
+        self.repairs
+    }
+
+    /// What the ticket says of itself; `None` when it is not recognised. Decoded anew at each call.
+    pub fn facts(&self) -> Option<Facts> {
+        layout::read(&self.canonical)
+    }
+}
+
+/// Names are compared as they stand: no ticket needs an escape in its parameter's name.
+fn ticket_value(parameter: &str) -> Option<&str> {
+    match parameter.split_once('=') {
+        Some(("ticket", value)) => Some(value),
+        None if parameter == "ticket" => Some(""),
+        _ => None,
+    }
+}
+
+impl PartialEq for Ticket {
+    fn eq(&self, other: &Self) -> bool {
+        self.canonical == other.canonical
+    }
+}
+
+impl Eq for Ticket {}
+
+impl Hash for Ticket {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.canonical.hash(state);
+    }
+}
+
+impl fmt::Debug for Ticket {
+    /// The short form: whoever holds a ticket can show its code.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ticket({})", self.short())
+    }
+}
+
+/// The first 8 hexadecimal digits of the SHA-256 of a canonical text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Short([u8; 4]);
+
+impl fmt::Display for Short {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", u32::from_be_bytes(self.0))
+    }
+}
+
+impl BadTicket {
+    /// The word for `Cache-Status`, logs and metrics.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Missing => "no-ticket",
+            Self::Empty => "empty-ticket",
+            Self::Conflicting => "conflicting-tickets",
+            Self::TooLong => "long-ticket",
+            Self::Characters => "malformed-ticket",
+        }
+    }
+}
+
+impl fmt::Display for BadTicket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "the query has no ticket; use ?ticket= with the ticket that qrcode/create answered",
+            Self::Empty => "the ticket is empty; was qrcode/create's answer read before it was there?",
+            Self::Conflicting => "the query has several tickets that differ; send one",
+            Self::TooLong => "the ticket is longer than 512 bytes; send only the ticket that qrcode/create answered",
+            Self::Characters => {
+                "the ticket contains characters that no ticket has; percent-encode it as qrcode/create answered it"
+            }
+        })
+    }
+}
+
+impl std::error::Error for BadTicket {}
+
+#[cfg(test)]
+mod tests;
