@@ -1,41 +1,135 @@
-//! Limits: who a client is, and how often it may call.
+//! Limits on calls: who a client is ([`client`]), and the three budgets (S28) that it and the origin have.
+//!
+//! A browser never retries an `<img>`, so a wait beats a refusal. A budget with a wait admits at once whoever can be served
+//! within it, and says how long to hold them back: places in the queue are given out in order of arrival, by one atomic
+//! operation, without polling. Who hangs up while waiting has spent the place all the same.
 
-use std::num::NonZeroU32;
+mod budget;
+pub mod client;
+pub mod config;
+pub mod fields;
+mod slots;
+mod waiters;
+
 use std::time::Duration;
 
-/// `[limits]`: the three budgets (S28) and how they are told to clients (S29).
-#[derive(Debug, Clone, PartialEq)]
-pub struct Config {
-    /// Image requests of one client; `None` is off.
-    pub client_requests: Option<Policy>,
-    /// Cache misses of one client.
-    pub client_misses: Option<Policy>,
-    /// Calls to the origin in all.
-    pub origin_fills: Option<Policy>,
-    /// When `RateLimit` fields are sent.
-    pub ratelimit_headers: TellBudget,
-    /// Requests that may wait for a budget at once.
-    pub max_waiters: usize,
+use budget::{ClientBudget, SharedBudget};
+pub use client::{Client, Trust};
+pub use config::{ClientConfig, ClientHeader, Config, Policy, TellBudget, Trusted};
+use waiters::Waiters;
+
+use crate::clock::Clock;
+
+/// The budgets of one proxy. Its memory is fixed however many clients come.
+#[derive(Debug)]
+pub struct Limits {
+    client_requests: Option<ClientBudget>,
+    client_misses: Option<ClientBudget>,
+    origin_fills: Option<SharedBudget>,
+    waiters: Waiters,
 }
 
-/// A rate with a burst and a bounded wait.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Policy {
-    /// Calls a second, above 0.
-    pub rate: f64,
-    /// Calls at once.
-    pub burst: NonZeroU32,
-    /// How long a call may wait for its turn; zero refuses at once.
-    pub wait: Duration,
-}
-
-/// `limits.ratelimit_headers`.
+/// Which budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TellBudget {
-    /// With refusals only (a CDN would show one client's budget to others).
-    Refusals,
-    /// On allowed image answers too.
-    Always,
-    /// Never.
-    Never,
+pub enum BudgetName {
+    /// Image requests of one client.
+    ClientRequests,
+    /// Cache misses of one client.
+    ClientMisses,
+    /// Calls to the origin in all.
+    OriginFills,
 }
+
+/// A call may go ahead.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Admitted {
+    /// After so long.
+    pub delay: Duration,
+    /// So many more may follow at once.
+    pub left: u32,
+    /// By this policy; `None` when the budget is off.
+    pub policy: Option<Policy>,
+}
+
+/// A call may not.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Refused {
+    /// By this budget,
+    pub budget: BudgetName,
+    /// whose policy this is.
+    pub policy: Policy,
+    /// When the next call would be admitted.
+    pub retry_after: Duration,
+}
+
+impl Limits {
+    /// Budgets by `config`, full.
+    pub fn new(config: &Config, clock: Clock) -> Self {
+        let per_client = |policy: Option<Policy>| policy.map(|policy| ClientBudget::new(policy, clock.clone()));
+        Self {
+            client_requests: per_client(config.client_requests),
+            client_misses: per_client(config.client_misses),
+            origin_fills: config.origin_fills.map(|policy| SharedBudget::new(policy, clock.clone())),
+            waiters: Waiters::new(config.max_waiters),
+        }
+    }
+
+    /// Admits a request of `client`, once its turn has come: at once, unless this budget was given a wait. Dropping the
+    /// future gives up the turn.
+    pub async fn request(&self, client: &Client) -> Result<Admitted, Refused> {
+        let Some(budget) = &self.client_requests else { return Ok(Admitted::UNLIMITED) };
+        let admitted = budget.admit(client).map_err(|refusal| refusal.by(BudgetName::ClientRequests))?;
+        self.wait(admitted, budget.policy(), BudgetName::ClientRequests).await
+    }
+
+    /// Admits a miss of `client`, once its turn has come. Dropping the future gives up the turn.
+    pub async fn miss(&self, client: &Client) -> Result<Admitted, Refused> {
+        let Some(budget) = &self.client_misses else { return Ok(Admitted::UNLIMITED) };
+        let admitted = budget.admit(client).map_err(|refusal| refusal.by(BudgetName::ClientMisses))?;
+        self.wait(admitted, budget.policy(), BudgetName::ClientMisses).await
+    }
+
+    /// Admits a call to the origin, once its turn has come.
+    pub async fn fill(&self) -> Result<Admitted, Refused> {
+        let Some(budget) = &self.origin_fills else { return Ok(Admitted::UNLIMITED) };
+        let admitted = budget.admit().map_err(|refusal| refusal.by(BudgetName::OriginFills))?;
+        self.wait(admitted, budget.policy(), BudgetName::OriginFills).await
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiters.count()
+    }
+
+    async fn wait(&self, admitted: Admitted, policy: Policy, budget: BudgetName) -> Result<Admitted, Refused> {
+        if admitted.delay.is_zero() {
+            return Ok(admitted);
+        }
+        let full = Refused { budget, policy, retry_after: admitted.delay };
+        let _place = self.waiters.enter().ok_or(full)?;
+        tokio::time::sleep(admitted.delay).await;
+        Ok(admitted)
+    }
+}
+
+impl Admitted {
+    /// By a budget that is off.
+    pub const UNLIMITED: Self = Self { delay: Duration::ZERO, left: u32::MAX, policy: None };
+}
+
+impl BudgetName {
+    /// Every budget.
+    pub const ALL: [Self; 3] = [Self::ClientRequests, Self::ClientMisses, Self::OriginFills];
+
+    /// Its name, as in the configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClientRequests => "client_requests",
+            Self::ClientMisses => "client_misses",
+            Self::OriginFills => "origin_fills",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
