@@ -1,0 +1,225 @@
+//! One exchange with the origin: pooled connections, deadlines, a cap on the body while it is read, and a single retry
+//! where a pooled connection had died unnoticed. This is the only module that knows hyper's client.
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Request, Response, StatusCode, Version, header};
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::{Client as Pool, Error as PoolError};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use tokio::time::{Instant, timeout_at};
+
+use super::config::Config;
+use super::connect::{ConnectTimedOut, Connector, Wire};
+use super::failure::Failure;
+use super::trust;
+use crate::cache::freshness::Exchange;
+use crate::clock::Clock;
+use crate::outbound::{self, Unanswered};
+
+/// Shorter than WeChat's keep-alive, so that we rarely meet a connection it is just closing.
+const POOL_IDLE: Duration = Duration::from_secs(20);
+
+/// Bytes of a refusal that pass through (S17).
+pub const MAX_PASSED: usize = 64 * 1024;
+
+/// Retries in hand: ten at first, and one more for every ten answers.
+const RETRIES: u32 = 10 * RETRY_COST;
+const RETRY_COST: u32 = 10;
+
+/// The origin's answer, whole.
+#[derive(Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its header fields.
+    pub headers: HeaderMap,
+    /// Its body, so far as it can be of use.
+    pub body: Read,
+    /// When it was asked for and when it came.
+    pub exchange: Exchange,
+}
+
+/// What was read of a body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Read {
+    /// All of it, of the announced length.
+    Whole(Bytes),
+    /// It went beyond the cap and was dropped.
+    TooLong,
+    /// Its end would be the connection's end: not read.
+    CloseDelimited,
+    /// It is encoded, or its status makes it useless: not read.
+    Unwanted,
+}
+
+/// Talks to the origin.
+pub struct Client {
+    pool: Pool<Connector, Empty<Bytes>>,
+    first_byte_timeout: Duration,
+    fill_timeout: Duration,
+    max_image: usize,
+    retries: AtomicU32,
+    clock: Clock,
+}
+
+impl Client {
+    /// A client under the deadlines of `config`, which reads at most `max_image` bytes of an image.
+    pub fn new(config: &Config, max_image: usize, clock: Clock) -> Result<Self, trust::BadCaFile> {
+        let tls = trust::client_config(config.ca_file.as_deref())?;
+        let pool = Pool::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(config.max_concurrent)
+            .timer(TokioTimer::new())
+            .build(Connector::new(tls, config.connect_timeout));
+        let (first_byte_timeout, fill_timeout) = (config.first_byte_timeout, config.fill_timeout);
+        Ok(Self { pool, first_byte_timeout, fill_timeout, max_image, retries: AtomicU32::new(RETRIES), clock })
+    }
+
+    /// Sends what `request` makes and reads the answer, all within `origin.fill_timeout`. Dropping the future closes the
+    /// connection if an answer is under way on it.
+    pub async fn fetch(&self, request: impl Fn() -> Request<Empty<Bytes>>) -> Result<Answer, Failure> {
+        let deadline = Instant::now() + self.fill_timeout;
+        let fetching = async {
+            match self.exchange(request()).await {
+                Err(Lost::Idle) => self.exchange(request()).await.map_err(Lost::into_failure),
+                other => other.map_err(Lost::into_failure),
+            }
+        };
+        timeout_at(deadline, fetching).await.map_err(|_| Failure::FillTimeout)?
+    }
+
+    async fn exchange(&self, request: Request<Empty<Bytes>>) -> Result<Answer, Lost> {
+        let asked = self.clock.now();
+        let sent = outbound::send(&self.pool, request, self.first_byte_timeout).await;
+        let response = sent.map_err(|unanswered| self.lost(&unanswered))?;
+        let exchange = Exchange { asked, answered: self.clock.now() };
+        let wire = response.extensions().get::<Arc<Wire>>().cloned();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = self.read(response).await?;
+        if let (Some(wire), Read::Whole(_)) = (wire, &body) {
+            wire.settle();
+            self.earn_retry();
+        }
+        Ok(Answer { status, headers, body, exchange })
+    }
+
+    fn lost(&self, unanswered: &Unanswered) -> Lost {
+        let Unanswered::Lost(error) = unanswered else { return Lost::For(Failure::FirstByteTimeout) };
+        let died_idle = error.connect_info().is_some_and(|connected| {
+            let mut extras = http::Extensions::new();
+            connected.get_extras(&mut extras);
+            extras.get::<Arc<Wire>>().is_some_and(|wire| wire.died_idle())
+        });
+        if died_idle && self.spend_retry() { Lost::Idle } else { Lost::For(classify(error)) }
+    }
+
+    async fn read(&self, response: Response<Incoming>) -> Result<Read, Failure> {
+        let cap = match response.status() {
+            StatusCode::OK => self.max_image,
+            status if status.is_client_error() || status.is_server_error() => MAX_PASSED,
+            _ => return Ok(Read::Unwanted),
+        };
+        if is_encoded(response.headers()) {
+            return Ok(Read::Unwanted);
+        }
+        if response.status() == StatusCode::OK && is_close_delimited(&response) {
+            return Ok(Read::CloseDelimited);
+        }
+        read_body(response.into_body(), cap).await
+    }
+
+    fn spend_retry(&self) -> bool {
+        let spend = |left: u32| left.checked_sub(RETRY_COST);
+        self.retries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_ok()
+    }
+
+    fn earn_retry(&self) {
+        let earn = |left: u32| (left < RETRIES).then_some(left + 1);
+        let _ = self.retries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earn);
+    }
+}
+
+/// Why an exchange came to nothing.
+enum Lost {
+    /// A reused connection died before a byte of the answer: worth one retry.
+    Idle,
+    For(Failure),
+}
+
+impl Lost {
+    fn into_failure(self) -> Failure {
+        match self {
+            Self::Idle => Failure::Cut,
+            Self::For(failure) => failure,
+        }
+    }
+}
+
+impl From<Failure> for Lost {
+    fn from(failure: Failure) -> Self {
+        Self::For(failure)
+    }
+}
+
+async fn read_body(mut body: Incoming, cap: usize) -> Result<Read, Failure> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| if error.is_parse() { Failure::Malformed } else { Failure::Cut })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > cap {
+            return Ok(Read::TooLong);
+        }
+        whole.extend_from_slice(&data);
+    }
+    // A copy of exactly this size: the buffer that grew would stay up to twice as large as long as the image is cached.
+    Ok(Read::Whole(Bytes::copy_from_slice(&whole)))
+}
+
+/// `identity` is no encoding (RFC 9110 §8.4.1 keeps the word for Accept-Encoding, but servers do send it).
+fn is_encoded(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// RFC 9112 §6.3: without a length and without chunks, the end of the connection is the end of the body.
+fn is_close_delimited(response: &Response<Incoming>) -> bool {
+    response.version() < Version::HTTP_2
+        && !response.headers().contains_key(header::CONTENT_LENGTH)
+        && !response.headers().contains_key(header::TRANSFER_ENCODING)
+}
+
+fn classify(error: &PoolError) -> Failure {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(link) = cause {
+        if let Some(failure) = recognise(link) {
+            return failure;
+        }
+        cause = link.source();
+    }
+    if error.is_connect() { Failure::Unreachable } else { Failure::Cut }
+}
+
+fn recognise(link: &(dyn StdError + 'static)) -> Option<Failure> {
+    if link.is::<ConnectTimedOut>() {
+        return Some(Failure::ConnectTimeout);
+    }
+    if let Some(error) = link.downcast_ref::<hyper::Error>() {
+        return error.is_parse().then_some(Failure::Malformed);
+    }
+    if link.to_string().starts_with("dns error") {
+        return Some(Failure::Unresolved);
+    }
+    let inner = link.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>())?;
+    Some(match tls {
+        rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => Failure::Certificate,
+        _ => Failure::Handshake,
+    })
+}

@@ -1,0 +1,117 @@
+//! The origin: who is asked for images, with which request, within which deadlines and how many at once. What an answer
+//! means for the cache is [`crate::fill`]'s to judge.
+
+mod circuit;
+pub mod client;
+pub mod config;
+mod connect;
+pub mod failure;
+mod skew;
+mod template;
+mod trust;
+
+use std::time::Duration;
+
+use circuit::Circuit;
+use client::Client;
+pub use client::{Answer, Read};
+pub use config::Config;
+pub use failure::Failure;
+use http::{HeaderMap, StatusCode, header};
+use skew::Skew;
+use template::Template;
+use tokio::sync::Semaphore;
+pub use trust::BadCaFile;
+
+use crate::cache::{control, freshness};
+use crate::clock::Clock;
+use crate::moment::{Moment, Wall};
+use crate::ticket::Ticket;
+
+/// A 429 that names no time.
+const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
+
+/// The origin, asked with care.
+pub struct Origin {
+    template: Template,
+    client: Client,
+    circuit: Circuit,
+    slots: Semaphore,
+    patience: Duration,
+    skew: Skew,
+    clock: Clock,
+}
+
+impl Origin {
+    /// The origin of `config`; images of more than `max_image` bytes are not read.
+    pub fn new(config: &Config, max_image: u64, clock: Clock) -> Result<Self, BadCaFile> {
+        let max_image = usize::try_from(max_image).unwrap_or(usize::MAX);
+        Ok(Self {
+            template: Template::new(&config.url),
+            client: Client::new(config, max_image, clock.clone())?,
+            circuit: Circuit::default(),
+            slots: Semaphore::new(config.max_concurrent),
+            patience: config.fill_timeout,
+            skew: Skew::default(),
+            clock,
+        })
+    }
+
+    /// Fails at once when the origin is not to be asked just now: before any waiting.
+    pub fn check(&self) -> Result<(), Failure> {
+        self.circuit.check(self.clock.tick())
+    }
+
+    /// Asks for the image of `ticket`. Waits for one of `origin.max_concurrent` places, at most `origin.fill_timeout`;
+    /// then the exchange has deadlines of its own.
+    pub async fn fetch(&self, ticket: &Ticket) -> Result<Answer, Failure> {
+        let place = tokio::time::timeout(self.patience, self.slots.acquire()).await.map_err(|_| Failure::Busy)?;
+        let _place = place.expect("the semaphore is never closed");
+        self.circuit.enter(self.clock.tick())?;
+        let answer = self.client.fetch(|| self.template.request(ticket)).await;
+        self.learn(answer)
+    }
+
+    /// The last skew between the origin's clock and ours, in milliseconds (see [`skew`]).
+    pub fn skew_millis(&self) -> i64 {
+        self.skew.millis()
+    }
+
+    /// Whether the circuit holds requests back.
+    pub fn circuit_is_open(&self) -> bool {
+        self.circuit.is_open()
+    }
+
+    fn learn(&self, answer: Result<Answer, Failure>) -> Result<Answer, Failure> {
+        let now = self.clock.now();
+        match &answer {
+            Err(failure) if failure.counts_against_origin() => self.circuit.failed(now.tick),
+            Err(_) => {}
+            Ok(answer) => {
+                self.skew.learn(&answer.headers, answer.exchange);
+                if answer.status.is_server_error() {
+                    self.circuit.failed(now.tick);
+                } else {
+                    self.circuit.succeeded();
+                }
+                self.heed_retry_after(answer, now)?;
+            }
+        }
+        answer
+    }
+
+    /// RFC 9110 §10.2.3. A 429 limits us, not the client, and becomes a failure of ours (S17).
+    fn heed_retry_after(&self, answer: &Answer, now: Moment) -> Result<(), Failure> {
+        let limited = answer.status == StatusCode::TOO_MANY_REQUESTS;
+        let asked = retry_after(&answer.headers, now.wall).or(limited.then_some(DEFAULT_PAUSE));
+        let heeded = limited || answer.status == StatusCode::SERVICE_UNAVAILABLE;
+        let granted = asked.filter(|_| heeded).map(|asked| self.circuit.pause(now.tick, asked));
+        if limited { Err(Failure::Limited(granted.unwrap_or(DEFAULT_PAUSE))) } else { Ok(()) }
+    }
+}
+
+fn retry_after(headers: &HeaderMap, now: Wall) -> Option<Duration> {
+    let value = headers.get(header::RETRY_AFTER)?;
+    let seconds = control::delta_seconds(value.as_bytes().trim_ascii()).map(Duration::from_secs);
+    seconds.or_else(|| freshness::http_date(value).map(|at| at.since(now)))
+}

@@ -1,0 +1,59 @@
+//! The one request that ever reaches the origin (S11). Whatever a client sent, only the ticket's canonical text enters it.
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Uri, header, uri};
+use http_body_util::Empty;
+
+use crate::ticket::Ticket;
+
+/// Who asks.
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("ticketgate/", env!("CARGO_PKG_VERSION")));
+/// Images are all we can use.
+const ACCEPT: HeaderValue = HeaderValue::from_static("image/*, */*;q=0.1");
+/// Stored bytes are served to everybody as they are.
+const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("identity");
+/// RFC 9110 §7.6.3.
+const VIA: HeaderValue = HeaderValue::from_static("1.1 ticketgate");
+
+/// WeChat's path, when `origin.url` has none of its own.
+const PATH: &str = "/cgi-bin/showqrcode";
+
+/// Builds origin requests.
+#[derive(Debug, Clone)]
+pub struct Template {
+    scheme: uri::Scheme,
+    authority: uri::Authority,
+    path: String,
+}
+
+impl Template {
+    /// A template for the origin at `url`, which has a scheme and an authority.
+    pub fn new(url: &Uri) -> Self {
+        let path = if matches!(url.path(), "" | "/") { PATH } else { url.path() };
+        Self {
+            scheme: url.scheme().cloned().unwrap_or(uri::Scheme::HTTPS),
+            authority: url.authority().cloned().unwrap_or_else(|| uri::Authority::from_static("mp.weixin.qq.com")),
+            path: path.to_owned(),
+        }
+    }
+
+    /// The request for `ticket`. `Host` (or `:authority`) is written by the client from the URI.
+    pub fn request(&self, ticket: &Ticket) -> Request<Empty<Bytes>> {
+        let target = format!("{}?ticket={}", self.path, ticket.encoded());
+        let uri = Uri::builder()
+            .scheme(self.scheme.clone())
+            .authority(self.authority.clone())
+            .path_and_query(target)
+            .build()
+            .expect("a valid path and a percent-encoded query");
+        Request::builder()
+            .method(Method::GET)
+            .uri(uri)
+            .header(header::USER_AGENT, USER_AGENT)
+            .header(header::ACCEPT, ACCEPT)
+            .header(header::ACCEPT_ENCODING, ACCEPT_ENCODING)
+            .header(header::VIA, VIA)
+            .body(Empty::new())
+            .expect("constant header fields are valid")
+    }
+}

@@ -1,0 +1,56 @@
+//! Whom we believe to be the origin: the web's certificate authorities, compiled in, and those of `origin.ca_file`.
+
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+
+/// More than any bundle of roots holds.
+const MAX_CA_FILE: u64 = 4 * 1024 * 1024;
+
+/// `origin.ca_file` cannot be used.
+#[derive(Debug)]
+pub struct BadCaFile {
+    path: PathBuf,
+    cause: String,
+}
+
+/// The TLS settings towards the origin: certificates verified, TLS 1.2 or 1.3.
+pub fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, BadCaFile> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    if let Some(path) = ca_file {
+        add(&mut roots, path).map_err(|cause| BadCaFile { path: path.to_owned(), cause })?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("the provider has suites for TLS 1.2 and 1.3");
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
+    let mut pem = Vec::new();
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    file.take(MAX_CA_FILE).read_to_end(&mut pem).map_err(|error| error.to_string())?;
+    let before = roots.len();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    if roots.len() == before {
+        return Err("it holds no PEM certificate".to_owned());
+    }
+    Ok(())
+}
+
+impl fmt::Display for BadCaFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "origin.ca_file {}: {}", self.path.display(), self.cause)
+    }
+}
+
+impl std::error::Error for BadCaFile {}
