@@ -1,0 +1,253 @@
+//! What an answer of the origin is worth (S15–S17): pure, and the only place that decides what may be stored.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+
+use crate::cache::control::Control;
+use crate::cache::entry::{Image, Instead, Negative, Passed};
+use crate::cache::expiry::Expiry;
+use crate::cache::format::Format;
+use crate::cache::freshness::Freshness;
+use crate::moment::Moment;
+use crate::origin::{Answer, Failure, Read};
+use crate::ticket::Facts;
+
+/// How long a 200 without an image is remembered, so that it is not asked for again at once (S16).
+const NOT_AN_IMAGE_FOR: Duration = Duration::from_secs(2);
+
+/// A ticket created this far in our future says more about clocks than about itself (S20).
+const FUTURE: Duration = Duration::from_secs(5 * 60);
+
+/// The lifetimes that configuration sets.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// `cache.default_ttl`.
+    pub default_ttl: Duration,
+    /// `cache.negative_ttl`.
+    pub negative_ttl: Duration,
+}
+
+/// When the judgement is made, and what is known of the clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Bench {
+    /// Now.
+    pub now: Moment,
+    /// What the origin's clock shows more than ours, in milliseconds.
+    pub skew_millis: i64,
+}
+
+/// The judgement.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// An image, to be stored or only shown.
+    Image(Arc<Image>, Storable),
+    /// A 404 or 410, to be remembered while it is current.
+    Unknown(Negative),
+    /// Another refusal of the origin, to be passed on.
+    Passed(Arc<Passed>),
+    /// No answer for anybody. With `remember`, the next question in a short while is answered the same.
+    Failed(Failure, Option<Negative>),
+}
+
+/// Whether an image may be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storable {
+    /// Yes.
+    Yes,
+    /// No, and browsers must not keep it either; the word says why.
+    ShowOnly(&'static str),
+    /// No use: it is stale on arrival. Browsers are told so.
+    Stale,
+}
+
+/// Judges `answer`, which came for a ticket that says `facts` of itself.
+pub fn judge(answer: Answer, facts: Option<&Facts>, rules: Rules, bench: Bench) -> Verdict {
+    match answer.status {
+        StatusCode::OK => image(answer, facts, rules, bench),
+        StatusCode::NOT_FOUND | StatusCode::GONE => Verdict::Unknown(unknown(answer, rules, bench.now)),
+        status if status.is_client_error() || status.is_server_error() => Verdict::Passed(passed(answer)),
+        status => Verdict::Failed(Failure::UnexpectedStatus(status), None),
+    }
+}
+
+fn image(answer: Answer, facts: Option<&Facts>, rules: Rules, bench: Bench) -> Verdict {
+    let Answer { headers, body, exchange, .. } = answer;
+    let body = match body {
+        Read::Whole(body) => body,
+        Read::TooLong => return Verdict::Failed(Failure::TooLarge, None),
+        Read::CloseDelimited => return Verdict::Failed(Failure::CloseDelimited, None),
+        Read::Unwanted => return Verdict::Failed(Failure::Encoded, None),
+    };
+    let Some(format) = Format::of(&body) else {
+        return Verdict::Failed(Failure::NotAnImage, Some(not_an_image(bench.now)));
+    };
+    let control = Control::of(&headers);
+    let freshness = Freshness::of(&headers, &control, exchange, rules.default_ttl);
+    let expiry = facts.and_then(Facts::expires).map(|stated| Expiry::new(stated, bench.now, bench.skew_millis));
+    let storable = storable(&headers, &control, &freshness, expiry.as_ref(), facts, bench);
+    Verdict::Image(Arc::new(Image::new(body, format, &headers, control, freshness, expiry)), storable)
+}
+
+fn storable(
+    headers: &HeaderMap,
+    control: &Control,
+    freshness: &Freshness,
+    expiry: Option<&Expiry>,
+    facts: Option<&Facts>,
+    bench: Bench,
+) -> Storable {
+    // RFC 9111 §3, for a shared cache.
+    if control.no_store {
+        return Storable::ShowOnly("no-store");
+    }
+    if control.private {
+        return Storable::ShowOnly("private");
+    }
+    // §4.1: a Vary of `*` never matches. Other members cannot matter: no client field reaches the origin.
+    if varies_always(headers) {
+        return Storable::ShowOnly("vary");
+    }
+    if expiry.is_some_and(|expiry| expiry.is_over(bench.now)) {
+        return Storable::ShowOnly("ticket-expired");
+    }
+    if facts.is_some_and(|facts| is_from_the_future(facts, bench)) {
+        return Storable::ShowOnly("ticket-from-the-future");
+    }
+    if freshness.left(bench.now.tick).is_zero() { Storable::Stale } else { Storable::Yes }
+}
+
+fn varies_always(headers: &HeaderMap) -> bool {
+    let mut members = headers.get_all(header::VARY).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    members.any(|member| member.trim_ascii() == b"*")
+}
+
+/// Permanent tickets are exempt: nothing of theirs is counted from their creation.
+fn is_from_the_future(facts: &Facts, bench: Bench) -> bool {
+    let theirs = bench.now.wall.shifted(bench.skew_millis);
+    facts.expires().is_some() && facts.created > theirs + FUTURE
+}
+
+fn unknown(answer: Answer, rules: Rules, now: Moment) -> Negative {
+    let control = Control::of(&answer.headers);
+    let forbidden = control.no_store || control.private || varies_always(&answer.headers);
+    let freshness = Freshness::of(&answer.headers, &control, answer.exchange, rules.negative_ttl);
+    let ttl = if forbidden { Duration::ZERO } else { freshness.left(now.tick).min(rules.negative_ttl) };
+    Negative { instead: Instead::Unknown(passed(answer)), until: now.tick + ttl }
+}
+
+fn not_an_image(now: Moment) -> Negative {
+    Negative { instead: Instead::NotAnImage, until: now.tick + NOT_AN_IMAGE_FOR }
+}
+
+fn passed(answer: Answer) -> Arc<Passed> {
+    let body: Option<Bytes> = match answer.body {
+        Read::Whole(body) => Some(body),
+        _ => None,
+    };
+    let content_type = answer.headers.get(header::CONTENT_TYPE).filter(|_| body.is_some()).cloned();
+    Arc::new(Passed { status: answer.status, content_type, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+
+    use super::*;
+    use crate::cache::freshness::Exchange;
+    use crate::moment::{Tick, Wall};
+    use crate::ticket::Validity;
+
+    const RULES: Rules = Rules { default_ttl: Duration::from_secs(60), negative_ttl: Duration::from_secs(10) };
+    const JPEG: &[u8] = b"\xff\xd8\xff\xe0\0\x10JFIF\0";
+
+    fn now() -> Moment {
+        Moment { wall: Wall::from_unix(1_767_225_600), tick: Tick::from_start(Duration::from_secs(1000)) }
+    }
+
+    fn answer(status: u16, headers: &[(&'static str, &'static str)], body: &'static [u8]) -> Answer {
+        let headers = headers.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect();
+        Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers,
+            body: Read::Whole(Bytes::from_static(body)),
+            exchange: Exchange { asked: now(), answered: now() },
+        }
+    }
+
+    fn verdict(answer: Answer, facts: Option<&Facts>) -> Verdict {
+        judge(answer, facts, RULES, Bench { now: now(), skew_millis: 0 })
+    }
+
+    fn storable_with(headers: &[(&'static str, &'static str)], facts: Option<&Facts>) -> Storable {
+        match verdict(answer(200, headers, JPEG), facts) {
+            Verdict::Image(_, storable) => storable,
+            other => panic!("not an image: {other:?}"),
+        }
+    }
+
+    fn facts(created: i64, seconds: u64) -> Facts {
+        Facts {
+            url: "http://weixin.qq.com/q/x".to_owned(),
+            created: Wall::from_unix(now().wall.unix() + created),
+            validity: Validity::Lifetime(Duration::from_secs(seconds)),
+        }
+    }
+
+    #[test]
+    fn only_what_a_shared_cache_may_keep_is_stored() {
+        assert_eq!(storable_with(&[("cache-control", "max-age=604800")], None), Storable::Yes);
+        assert_eq!(storable_with(&[], None), Storable::Yes);
+        assert_eq!(storable_with(&[("cache-control", "no-store")], None), Storable::ShowOnly("no-store"));
+        assert_eq!(storable_with(&[("cache-control", "private")], None), Storable::ShowOnly("private"));
+        assert_eq!(storable_with(&[("vary", "accept, *")], None), Storable::ShowOnly("vary"));
+        assert_eq!(storable_with(&[("vary", "cookie")], None), Storable::Yes);
+        assert_eq!(storable_with(&[("cache-control", "max-age=0")], None), Storable::Stale);
+    }
+
+    #[test]
+    fn an_expired_ticket_and_one_from_the_future_are_shown_but_not_stored() {
+        assert_eq!(storable_with(&[], Some(&facts(-60, 60))), Storable::ShowOnly("ticket-expired"));
+        assert_eq!(storable_with(&[], Some(&facts(-59, 60))), Storable::Yes);
+        assert_eq!(storable_with(&[], Some(&facts(301, 60))), Storable::ShowOnly("ticket-from-the-future"));
+        assert_eq!(storable_with(&[], Some(&facts(299, 60))), Storable::Yes);
+    }
+
+    #[test]
+    fn declared_types_prove_nothing() {
+        let types = ["image/jpeg", "image/jpg", "text/html", "application/json", "image/svg+xml", "", "nonsense"];
+        let payloads: [&'static [u8]; 5] = [b"<html>", b"{\"errcode\":-1}", b"", b"<svg/>", b"\0\0\0\0"];
+        for declared in types {
+            for payload in payloads {
+                let verdict = verdict(answer(200, &[("content-type", declared)], payload), None);
+                assert!(matches!(verdict, Verdict::Failed(Failure::NotAnImage, Some(_))), "{declared} {payload:?}");
+            }
+            assert_eq!(storable_with(&[("content-type", declared)], None), Storable::Yes);
+        }
+    }
+
+    #[test]
+    fn a_shorter_lifetime_of_a_404_wins_and_a_longer_one_does_not() {
+        let until = |headers: &[(&'static str, &'static str)]| match verdict(answer(404, headers, b"no"), None) {
+            Verdict::Unknown(negative) => negative.until.since(now().tick).as_secs(),
+            other => panic!("not unknown: {other:?}"),
+        };
+        assert_eq!(until(&[]), 10);
+        assert_eq!(until(&[("cache-control", "max-age=3")]), 3);
+        assert_eq!(until(&[("cache-control", "max-age=3600")]), 10);
+        assert_eq!(until(&[("cache-control", "no-store")]), 0);
+    }
+
+    #[test]
+    fn other_statuses_pass_or_fail_but_are_never_stored() {
+        for status in [400, 403, 451, 500, 503] {
+            assert!(matches!(verdict(answer(status, &[], b"x"), None), Verdict::Passed(_)), "{status}");
+        }
+        for status in [201, 204, 206, 301, 302, 304] {
+            let verdict = verdict(answer(status, &[], JPEG), None);
+            assert!(matches!(verdict, Verdict::Failed(Failure::UnexpectedStatus(_), None)), "{status}");
+        }
+    }
+}

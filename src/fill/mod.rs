@@ -1,0 +1,145 @@
+//! Fills: fetching an image that may be stored, once for everybody who asks (S13).
+//!
+//! A fill is a task of its own on the origin's runtime: admit → fetch → judge → store → free the ticket → tell those who
+//! wait. A client that hangs up neither cancels nor restarts it. It ends by its own deadlines, or with the process.
+
+mod flight;
+pub mod judge;
+
+use std::sync::Arc;
+
+use flight::{Boarding, Flights, Permit, Seat};
+use judge::{Bench, Rules, Storable, Verdict};
+use tokio::runtime::Handle;
+
+use crate::cache::{Cache, Found};
+use crate::clock::Clock;
+use crate::fault::{Faults, Stage};
+use crate::limit::Limits;
+use crate::metrics::Metrics;
+use crate::origin::{Failure, Origin};
+use crate::ticket::Ticket;
+
+/// Starts fills and lets others join them.
+pub struct Fills {
+    flights: Arc<Flights<Verdict>>,
+    filler: Arc<Filler>,
+    runtime: Handle,
+}
+
+/// What one fill works with.
+pub struct Filler {
+    /// Where images are kept.
+    pub cache: Arc<Cache>,
+    /// Who is asked.
+    pub origin: Origin,
+    /// How often.
+    pub limits: Arc<Limits>,
+    /// Lifetimes where the origin names none.
+    pub rules: Rules,
+    /// The time.
+    pub clock: Clock,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Faults that tests inject.
+    pub faults: Faults,
+}
+
+/// How to get at an image that was not in the cache.
+pub enum Joined {
+    /// It has come in the meantime.
+    Found(Found),
+    /// Wait for a fill.
+    Filling(Filling),
+}
+
+/// A fill to wait for. Dropping it gives up waiting, nothing else.
+pub struct Filling {
+    seat: Option<Seat<Verdict>>,
+    /// Whether somebody else began the fill.
+    pub collapsed: bool,
+}
+
+impl Fills {
+    /// Fills run on `runtime`, about `most` at once.
+    pub fn new(filler: Filler, most: usize, runtime: Handle) -> Self {
+        Self { flights: Flights::new(most), filler: Arc::new(filler), runtime }
+    }
+
+    /// The running fill of `ticket`.
+    pub fn running(&self, ticket: &Ticket) -> Option<Filling> {
+        self.flights.join(ticket.canonical()).map(Filling::joined)
+    }
+
+    /// Joins or starts the fill of `ticket`, unless the cache has it by now.
+    pub fn join_or_start(&self, ticket: &Ticket) -> Joined {
+        let look = || self.filler.cache.lookup(ticket, self.filler.clock.now());
+        match self.flights.join_or_start(ticket.key(), look) {
+            Boarding::Found(found) => Joined::Found(found),
+            Boarding::Joined(seat) => Joined::Filling(Filling::joined(seat)),
+            Boarding::Start(permit, seat) => {
+                self.runtime.spawn(Arc::clone(&self.filler).run(ticket.clone(), permit));
+                Joined::Filling(Filling { seat: Some(seat), collapsed: false })
+            }
+            Boarding::Full => Joined::Filling(Filling { seat: None, collapsed: false }),
+        }
+    }
+
+    /// How many fills are under way.
+    pub fn under_way(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// The origin that is asked.
+    pub fn origin(&self) -> &Origin {
+        &self.filler.origin
+    }
+}
+
+impl Filling {
+    fn joined(seat: Seat<Verdict>) -> Self {
+        Self { seat: Some(seat), collapsed: true }
+    }
+
+    /// Waits for the fill's end.
+    pub async fn verdict(self) -> Verdict {
+        match self.seat {
+            None => Verdict::Failed(Failure::Busy, None),
+            Some(seat) => seat.result().await.unwrap_or(Verdict::Failed(Failure::Panicked, None)),
+        }
+    }
+}
+
+impl Filler {
+    async fn run(self: Arc<Self>, ticket: Ticket, permit: Permit<Verdict>) {
+        let verdict = self.fill(&ticket).await.unwrap_or_else(|failure| Verdict::Failed(failure, None));
+        self.keep(&ticket, &verdict);
+        self.metrics.filled(&verdict);
+        permit.land(verdict);
+    }
+
+    async fn fill(&self, ticket: &Ticket) -> Result<Verdict, Failure> {
+        self.origin.check()?;
+        self.limits.fill().await.map_err(Failure::Budget)?;
+        self.faults.strike(Stage::Fetch);
+        let asked = self.clock.tick();
+        let answer = self.origin.fetch(ticket).await?;
+        self.metrics.origin_answered(self.clock.tick().since(asked));
+        self.faults.strike(Stage::Judge);
+        let bench = Bench { now: self.clock.now(), skew_millis: self.origin.skew_millis() };
+        Ok(judge::judge(answer, ticket.facts().as_ref(), self.rules, bench))
+    }
+
+    /// Stores before the ticket is free again.
+    fn keep(&self, ticket: &Ticket, verdict: &Verdict) {
+        self.faults.strike(Stage::Store);
+        let now = self.clock.now();
+        match verdict {
+            Verdict::Image(image, Storable::Yes) => self.cache.keep_image(ticket, Arc::clone(image), now),
+            Verdict::Unknown(negative) | Verdict::Failed(_, Some(negative)) => {
+                self.cache.keep_negative(ticket, negative.clone(), now);
+            }
+            _ => {}
+        }
+    }
+}
