@@ -1,0 +1,60 @@
+//! Message bodies. Here: the body of an answer, which is cached bytes, nothing, or the app's own stream. Cached bytes go
+//! out as they lie in the cache, in one frame that shares them. In [`timed`]: the body of a request.
+
+pub mod timed;
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// What is sent after the head.
+#[derive(Debug, Default)]
+pub enum Body {
+    /// Nothing (more) to send.
+    #[default]
+    Empty,
+    /// These bytes, whole.
+    Bytes(Bytes),
+    /// The app's answer, as it comes.
+    App(Incoming),
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Self::App(incoming) = &mut *self {
+            return Pin::new(incoming).poll_frame(cx);
+        }
+        Poll::Ready(match std::mem::take(&mut *self) {
+            Self::Bytes(bytes) if !bytes.is_empty() => Some(Ok(Frame::data(bytes))),
+            _ => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Bytes(bytes) => bytes.is_empty(),
+            Self::App(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::App(incoming) => incoming.size_hint(),
+        }
+    }
+}
+
+impl From<Bytes> for Body {
+    fn from(bytes: Bytes) -> Self {
+        Self::Bytes(bytes)
+    }
+}

@@ -1,0 +1,222 @@
+//! Which way a request goes: method and path, compared byte for byte (S3, S4), after the checks that every request must
+//! pass (S5). Pure.
+
+use http::{HeaderMap, Method, Uri, Version, header, uri::Authority};
+
+pub use config::Config;
+
+mod config;
+
+/// Sorts requests.
+#[derive(Debug, Clone)]
+pub struct Routes {
+    paths: Vec<String>,
+    health_path: Option<String>,
+}
+
+/// A way to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// An image.
+    Image,
+    /// A CORS preflight for an image.
+    Preflight,
+    /// The load balancer's question.
+    Health,
+    /// Everything else.
+    App,
+    /// A method that is not for this path; the words are for `Allow`.
+    NotAllowed(&'static str),
+}
+
+/// What a route counts as in logs and metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Images, refusals included.
+    Image,
+    /// Preflights.
+    Preflight,
+    /// Health.
+    Health,
+    /// The app, or its 404.
+    App,
+    /// Refused before a route was found.
+    Refused,
+}
+
+/// A request that is refused with 400 and a closed connection (S5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BadRequest {
+    /// HTTP/1.1 without `Host`.
+    NoHost,
+    /// More than one `Host`.
+    SeveralHosts,
+    /// A `Host` that is no authority.
+    MalformedHost,
+    /// `Host` names another authority than the request target.
+    DifferentHost,
+}
+
+impl Routes {
+    /// Routes by `config`.
+    pub fn new(config: Config) -> Self {
+        Self { paths: config.paths, health_path: config.health_path }
+    }
+
+    /// The way of a request.
+    pub fn of(&self, method: &Method, uri: &Uri) -> Route {
+        if matches!(*method, Method::CONNECT | Method::TRACE) {
+            return Route::NotAllowed("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        }
+        if self.paths.iter().any(|path| path == uri.path()) {
+            return image_route(method);
+        }
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        match &self.health_path {
+            Some(path) if reads && path == uri.path() => Route::Health,
+            _ => Route::App,
+        }
+    }
+}
+
+fn image_route(method: &Method) -> Route {
+    match *method {
+        Method::GET | Method::HEAD => Route::Image,
+        Method::OPTIONS => Route::Preflight,
+        _ => Route::NotAllowed("GET, HEAD, OPTIONS"),
+    }
+}
+
+impl Route {
+    /// What the route counts as.
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Image => Kind::Image,
+            Self::Preflight => Kind::Preflight,
+            Self::Health => Kind::Health,
+            Self::App => Kind::App,
+            Self::NotAllowed(_) => Kind::Refused,
+        }
+    }
+}
+
+impl Kind {
+    /// Every kind, in the order of its discriminants.
+    pub const ALL: [Self; 5] = [Self::Image, Self::Preflight, Self::Health, Self::App, Self::Refused];
+
+    /// The word for logs and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Preflight => "preflight",
+            Self::Health => "health",
+            Self::App => "app",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Checks what RFC 9112 §3.2 demands of `Host`: exactly one on HTTP/1.1, well-formed, and the same authority as an
+/// absolute request target's.
+pub fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), BadRequest> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let Some(host) = hosts.next() else {
+        return if version == Version::HTTP_11 { Err(BadRequest::NoHost) } else { Ok(()) };
+    };
+    if hosts.next().is_some() {
+        return Err(BadRequest::SeveralHosts);
+    }
+    let host = host.to_str().ok().filter(|host| is_authority(host)).ok_or(BadRequest::MalformedHost)?;
+    match uri.authority() {
+        Some(authority) if !authority.as_str().eq_ignore_ascii_case(host) => Err(BadRequest::DifferentHost),
+        _ => Ok(()),
+    }
+}
+
+fn is_authority(host: &str) -> bool {
+    !host.contains('@') && host.parse::<Authority>().is_ok()
+}
+
+impl BadRequest {
+    /// The word for `Cache-Status`, logs and metrics.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::NoHost => "no-host",
+            Self::SeveralHosts => "several-hosts",
+            Self::MalformedHost => "malformed-host",
+            Self::DifferentHost => "different-host",
+        }
+    }
+}
+
+impl std::fmt::Display for BadRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NoHost => "HTTP/1.1 needs a Host header field",
+            Self::SeveralHosts => "the request has several Host header fields; send one",
+            Self::MalformedHost => "the Host header field is not a host with an optional port",
+            Self::DifferentHost => "the Host header field and the request target name different hosts",
+        })
+    }
+}
+
+impl std::error::Error for BadRequest {}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn route(method: Method, target: &'static str) -> Route {
+        let config = Config { paths: vec!["/cgi-bin/showqrcode".to_owned()], health_path: Some("/up".to_owned()) };
+        Routes::new(config).of(&method, &Uri::from_static(target))
+    }
+
+    #[test]
+    fn exactly_the_configured_path_is_an_image() {
+        assert_eq!(route(Method::GET, "/cgi-bin/showqrcode?ticket=x"), Route::Image);
+        assert_eq!(route(Method::HEAD, "/cgi-bin/showqrcode"), Route::Image);
+        let others = [
+            "/cgi-bin/showqrcode/",
+            "//cgi-bin/showqrcode",
+            "/cgi-bin/ShowQRCode",
+            "/cgi-bin/showqrcod%65",
+            "/",
+            "/up/",
+        ];
+        for other in others {
+            assert_eq!(route(Method::GET, other), Route::App, "{other}");
+        }
+        assert_eq!(route(Method::GET, "/up"), Route::Health);
+        assert_eq!(route(Method::POST, "/up"), Route::App);
+    }
+
+    #[test]
+    fn methods_that_make_no_sense_are_not_allowed() {
+        assert_eq!(route(Method::POST, "/cgi-bin/showqrcode"), Route::NotAllowed("GET, HEAD, OPTIONS"));
+        assert_eq!(route(Method::OPTIONS, "/cgi-bin/showqrcode"), Route::Preflight);
+        assert!(matches!(route(Method::TRACE, "/"), Route::NotAllowed(_)));
+        assert!(matches!(route(Method::CONNECT, "/"), Route::NotAllowed(_)));
+    }
+
+    fn host(version: Version, target: &'static str, hosts: &[&'static str]) -> Result<(), BadRequest> {
+        let headers = hosts.iter().map(|host| (header::HOST, HeaderValue::from_static(host))).collect();
+        check_host(version, &Uri::from_static(target), &headers)
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        let http11 = Version::HTTP_11;
+        assert_eq!(host(http11, "/", &["example.com:8080"]), Ok(()));
+        assert_eq!(host(http11, "/", &["[::1]:80"]), Ok(()));
+        assert_eq!(host(http11, "/", &[]), Err(BadRequest::NoHost));
+        assert_eq!(host(Version::HTTP_10, "/", &[]), Ok(()));
+        assert_eq!(host(http11, "/", &["a", "b"]), Err(BadRequest::SeveralHosts));
+        for bad in ["", "a b", "a/b", "user@a", "a:b:c", "a\u{7f}"] {
+            assert_eq!(host(http11, "/", &[bad]), Err(BadRequest::MalformedHost), "{bad}");
+        }
+        assert_eq!(host(http11, "http://a/", &["b"]), Err(BadRequest::DifferentHost));
+        assert_eq!(host(http11, "http://a/", &["A"]), Ok(()));
+    }
+}

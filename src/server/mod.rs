@@ -1,0 +1,14 @@
+//! The public side of the proxy: a listener, workers, connections with deadlines, and an end that loses nothing. What is
+//! answered is [`crate::proxy`]'s to say.
+
+pub mod config;
+pub mod connection;
+pub mod deadline_io;
+pub mod drain;
+pub mod files;
+pub mod listener;
+pub mod places;
+pub mod progress;
+pub mod workers;
+
+pub use config::{Config, Timeouts};
