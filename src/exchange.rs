@@ -1,0 +1,136 @@
+//! One exchange, seen from outside: gives it an id, has it answered, counts it and writes its access line. What the answer
+//! is, [`crate::proxy`] decides.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, Request, Response};
+
+use crate::body::Body;
+use crate::body::timed::TimedBody;
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::proxy::Proxy;
+use crate::reply::Answered;
+
+/// Connects an answer with its log line.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Bytes of an id that a client may bring along.
+const LONGEST_ID: usize = 64;
+
+/// Target of the access lines.
+pub const ACCESS: &str = "access";
+
+/// Has requests answered and keeps the records.
+pub struct Exchanges {
+    proxy: Proxy,
+    records: Arc<Records>,
+}
+
+/// What all threads share to keep records.
+#[derive(Debug)]
+pub struct Records {
+    metrics: Arc<Metrics>,
+    clock: Clock,
+    id_seed: RandomState,
+    id_count: AtomicU64,
+    warned_of_forwarding: AtomicBool,
+}
+
+impl Records {
+    /// Records in `metrics` and in the log.
+    pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Arc<Self> {
+        let (id_count, warned_of_forwarding) = (AtomicU64::new(0), AtomicBool::new(false));
+        Arc::new(Self { metrics, clock, id_seed: RandomState::new(), id_count, warned_of_forwarding })
+    }
+
+    /// The client's own id when it is one, else a new one.
+    fn request_id(&self, brought: Option<&HeaderValue>) -> HeaderValue {
+        if let Some(id) = brought.filter(|id| is_id(id.as_bytes())) {
+            return id.clone();
+        }
+        let id = self.id_seed.hash_one(self.id_count.fetch_add(1, Ordering::Relaxed));
+        HeaderValue::try_from(format!("{id:016x}")).expect("hex digits are visible ASCII")
+    }
+
+    fn keep(&self, answered: &Answered, method: &Method, id: &HeaderValue, took: Duration) {
+        self.metrics.answered(answered.kind, answered.response.status(), answered.outcome.as_ref());
+        if let Some(reason) = answered.reason.filter(|_| answered.outcome.is_some()) {
+            self.metrics.image_failed(reason);
+        }
+        if let Some(refused) = &answered.refused {
+            self.metrics.refused(refused.budget);
+        }
+        if let Some(ticket) = &answered.ticket {
+            self.metrics.repaired(ticket.repairs());
+        }
+        if tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
+            write_line(answered, method, id, took);
+        }
+    }
+
+    /// A forgotten line of configuration makes all clients one: said once, counted always (S30).
+    fn note_ignored_forwarding(&self, proxy: &Proxy, peer: SocketAddr, request: &Request<TimedBody>) {
+        let trust = &proxy.shared.trust;
+        if !trust.unconfigured(peer.ip(), request.headers()) {
+            return;
+        }
+        self.metrics.untrusted_forwarding.inc();
+        if !self.warned_of_forwarding.swap(true, Ordering::Relaxed) {
+            let add = trust.line_to_add(peer.ip());
+            tracing::warn!(peer = %peer.ip(), "forwarding headers are ignored: if this peer is your proxy, set {add}");
+        }
+    }
+}
+
+fn is_id(bytes: &[u8]) -> bool {
+    let fits = (1..=LONGEST_ID).contains(&bytes.len());
+    fits && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
+}
+
+/// Tickets appear shortened, queries never (S35, S39).
+fn write_line(answered: &Answered, method: &Method, id: &HeaderValue, took: Duration) {
+    let ticket = answered.ticket.as_ref().map(|ticket| tracing::field::display(ticket.short()));
+    tracing::info!(
+        target: ACCESS,
+        method = method.as_str(),
+        route = answered.kind.label(),
+        status = answered.response.status().as_u16(),
+        cache = answered.outcome.as_ref().map(crate::cache::status::Outcome::label),
+        reason = answered.reason,
+        ticket,
+        client = answered.client.map(tracing::field::display),
+        origin_ms = answered.waited.map(milliseconds),
+        took_ms = milliseconds(took),
+        id = id.to_str().unwrap_or_default(),
+    );
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+impl Exchanges {
+    /// Exchanges through `proxy`, recorded in `records`.
+    pub fn new(proxy: Proxy, records: Arc<Records>) -> Self {
+        Self { proxy, records }
+    }
+
+    /// Answers `request`, which came from `peer`. Dropping the future leaves no record: nobody was answered.
+    pub async fn serve(&self, mut request: Request<TimedBody>, peer: SocketAddr) -> Response<Body> {
+        let records = &self.records;
+        let began = records.clock.tick();
+        let method = request.method().clone();
+        let id = records.request_id(request.headers().get(REQUEST_ID));
+        request.headers_mut().insert(REQUEST_ID, id.clone());
+        records.note_ignored_forwarding(&self.proxy, peer, &request);
+        let mut answered = self.proxy.answer(request, peer).await;
+        answered.response.headers_mut().insert(REQUEST_ID, id.clone());
+        records.keep(&answered, &method, &id, records.clock.tick().since(began));
+        answered.response
+    }
+}

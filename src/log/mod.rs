@@ -1,0 +1,53 @@
+//! Log lines on standard error, written off the request's thread: human on a terminal, JSON otherwise (S39).
+
+pub mod config;
+
+use std::io::IsTerminal;
+
+pub use config::{Config, Format};
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, Registry, fmt};
+
+use crate::exchange::ACCESS;
+
+/// Target of the line that says where we listen: it appears whatever the level (S2).
+pub const START: &str = "ticketgate::start";
+
+/// Lines that may wait to be written; past them lines are dropped, and requests are never held up.
+const QUEUE: usize = 16_384;
+
+/// Sends log lines to standard error from now on. Keep the guard: dropping it writes what is still queued.
+pub fn init(config: &Config) -> WorkerGuard {
+    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(QUEUE).finish(std::io::stderr());
+    let terminal = std::io::stderr().is_terminal();
+    let human = match config.format {
+        Format::Human => true,
+        Format::Json => false,
+        Format::Auto => terminal,
+    };
+    let lines = fmt::layer().with_writer(writer).with_target(false);
+    let lines = if human {
+        lines.with_ansi(terminal).boxed()
+    } else {
+        lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+    };
+    let subscriber = Registry::default().with(lines.with_filter(targets(config)));
+    if tracing::subscriber::set_global_default(subscriber).is_err() {
+        tracing::debug!("somebody else writes the log of this process");
+    }
+    guard
+}
+
+/// Other crates stay at warnings: at their finer levels they write down whole requests.
+fn targets(config: &Config) -> Targets {
+    let access = if config.access { LevelFilter::INFO } else { LevelFilter::OFF };
+    Targets::new()
+        .with_default(LevelFilter::from_level(config.level.min(Level::WARN)))
+        .with_target("ticketgate", config.level)
+        .with_target(START, LevelFilter::INFO)
+        .with_target(ACCESS, access)
+}

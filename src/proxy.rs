@@ -1,0 +1,124 @@
+//! The way of a request, start to end.
+//!
+//! 1. **route** — method and path say what is asked ([`crate::route`]);
+//! 2. **ticket** — the query's ticket in its one canonical form ([`crate::ticket`]);
+//! 3. **admit** — the client's budget of requests ([`crate::limit`]);
+//! 4. **look up** — a fresh image, or a remembered refusal, answers at once ([`crate::cache`]);
+//! 5. **join** — a fill of this ticket may be under way ([`crate::fill`]);
+//! 6. **admit** — the client's budget of misses, which may make it wait;
+//! 7. **look up and join again, else start** — the wait may have brought the image;
+//! 8. **wait** for the fill, which spends the origin's budget itself;
+//! 9. **respond** — from an allow-list ([`crate::reply`], [`crate::respond`]).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{Request, StatusCode};
+
+use crate::body::timed::TimedBody;
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::fill::{Fills, Joined};
+use crate::forward::Forward;
+use crate::limit::{Client, Limits, Trust};
+use crate::reply::{Answered, Refusal, Reply};
+use crate::respond::{Asked, Responder};
+use crate::route::{self, Route, Routes};
+use crate::ticket::Ticket;
+
+/// Answers requests. One for each worker thread: what is shared is behind an `Arc`, the pool of connections to the app is
+/// the thread's own.
+pub struct Proxy {
+    /// What all threads share.
+    pub shared: Arc<Shared>,
+    /// The app behind us, if there is one.
+    pub forward: Option<Forward>,
+}
+
+/// What all threads share.
+pub struct Shared {
+    /// Sorts requests.
+    pub routes: Routes,
+    /// Tells clients from proxies.
+    pub trust: Trust,
+    /// The budgets.
+    pub limits: Arc<Limits>,
+    /// `tickets.strict`.
+    pub strict: bool,
+    /// Images and refusals.
+    pub cache: Arc<Cache>,
+    /// Fetches what is not in the cache.
+    pub fills: Fills,
+    /// Builds answers.
+    pub responder: Responder,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl Proxy {
+    /// Answers `request`, which came from `peer`. Dropping the future gives up waiting; a fill it began goes on.
+    pub async fn answer(&self, request: Request<TimedBody>, peer: SocketAddr) -> Answered {
+        let shared = &self.shared;
+        let client = shared.trust.client(peer.ip(), request.headers());
+        if let Err(bad) = route::check_host(request.version(), request.uri(), request.headers()) {
+            return Answered::bad_request(&request, bad).by(client);
+        }
+        match shared.routes.of(request.method(), request.uri()) {
+            Route::Image => self.image(&request, client).await,
+            Route::Preflight => Answered::preflight(shared.responder.preflight(request.headers())),
+            Route::Health => Answered::healthy(request.method()),
+            Route::App => self.forward(request, peer).await,
+            Route::NotAllowed(allow) => Answered::not_allowed(&request, allow),
+        }
+        .by(client)
+    }
+
+    async fn image(&self, request: &Request<TimedBody>, client: Client) -> Answered {
+        let asked = Asked { method: request.method(), headers: request.headers() };
+        let ticket = Ticket::from_query(request.uri().query()); // 2
+        let reply = match &ticket {
+            Ok(ticket) => self.find(ticket, client).await,
+            Err(bad) => Err(Refusal::BadTicket(*bad)),
+        };
+        reply.unwrap_or_else(Reply::Refused).answer(asked, ticket.ok(), &self.shared) // 9
+    }
+
+    /// Steps 3 to 8: the order is S13's.
+    async fn find(&self, ticket: &Ticket, client: Client) -> Result<Reply, Refusal> {
+        let Shared { limits, cache, fills, clock, .. } = &*self.shared;
+        if self.shared.strict && ticket.facts().is_none() {
+            return Err(Refusal::Unrecognised);
+        }
+        let admitted = limits.request(&client).await?; // 3
+        if let Some(found) = cache.lookup(ticket, clock.now()) {
+            return Ok(Reply::found(found, admitted)); // 4
+        }
+        let filling = if let Some(filling) = fills.running(ticket) {
+            filling // 5
+        } else {
+            limits.miss(&client).await?; // 6
+            match fills.join_or_start(ticket) {
+                Joined::Found(found) => return Ok(Reply::found(found, admitted)), // 7
+                Joined::Filling(filling) => filling,
+            }
+        };
+        let began = clock.tick();
+        let collapsed = filling.collapsed;
+        let verdict = filling.verdict().await; // 8
+        Ok(Reply::Filled { verdict, collapsed, waited: clock.tick().since(began), admitted })
+    }
+
+    async fn forward(&self, request: Request<TimedBody>, peer: SocketAddr) -> Answered {
+        let method = request.method().clone();
+        match &self.forward {
+            None => Answered::no_app(&method),
+            Some(forward) => {
+                let trusted = self.shared.trust.covers(peer.ip());
+                Answered::forwarded(&method, forward.send(request, peer.ip(), trusted).await)
+            }
+        }
+    }
+}
+
+/// What is said where no app is configured.
+pub const NO_APP: (StatusCode, &str) = (StatusCode::NOT_FOUND, "no such page here; set `app` to forward other paths");

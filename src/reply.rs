@@ -1,0 +1,278 @@
+//! What the flow found out, turned into the answer that the client gets and the record that is kept of it. One exhaustive
+//! match each: whatever can happen has a status, a text, a word for the log and a `Cache-Status`.
+
+use std::time::Duration;
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+
+use crate::body::Body;
+use crate::body::timed::TimedBody;
+use crate::cache::Found;
+use crate::cache::entry::{Instead, Negative};
+use crate::cache::status::{Kept, Outcome};
+use crate::fill::judge::{Storable, Verdict};
+use crate::forward::ForwardFailure;
+use crate::limit::{Admitted, Client, Refused};
+use crate::moment::Moment;
+use crate::origin::Failure;
+use crate::proxy::{NO_APP, Shared};
+use crate::respond::{self, Asked};
+use crate::route::{BadRequest, Kind};
+use crate::ticket::{BadTicket, Ticket};
+
+/// How an image request ended.
+#[derive(Debug)]
+pub enum Reply {
+    /// The cache had something.
+    Found(Found, Admitted),
+    /// A fill ended.
+    Filled {
+        /// With this.
+        verdict: Verdict,
+        /// Somebody else had begun it.
+        collapsed: bool,
+        /// After so long.
+        waited: Duration,
+        /// The client's budget.
+        admitted: Admitted,
+    },
+    /// Nobody was asked.
+    Refused(Refusal),
+}
+
+/// Why nobody was asked.
+#[derive(Debug, Clone)]
+pub enum Refusal {
+    /// S9.
+    BadTicket(BadTicket),
+    /// `tickets.strict`.
+    Unrecognised,
+    /// A budget of the client is spent.
+    Budget(Refused),
+}
+
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        Self::Budget(refused)
+    }
+}
+
+/// An answer, with what is recorded of it.
+pub struct Answered {
+    /// The answer.
+    pub response: Response<Body>,
+    /// Its route.
+    pub kind: Kind,
+    /// How it fared with the cache; `None` off the image route.
+    pub outcome: Option<Outcome>,
+    /// The ticket, when there was one.
+    pub ticket: Option<Ticket>,
+    /// Who asked.
+    pub client: Option<Client>,
+    /// How long the origin, or the app, kept us waiting.
+    pub waited: Option<Duration>,
+    /// Why there is no image, when there is none.
+    pub reason: Option<&'static str>,
+    /// The budget that refused.
+    pub refused: Option<Refused>,
+}
+
+impl Reply {
+    /// The cache had `found`.
+    pub fn found(found: Found, admitted: Admitted) -> Self {
+        Self::Found(found, admitted)
+    }
+
+    /// Builds the answer.
+    pub fn answer(self, asked: Asked<'_>, ticket: Option<Ticket>, shared: &Shared) -> Answered {
+        let now = shared.clock.now();
+        let outcome = self.outcome(now);
+        let mut response = self.response(asked, &outcome, now, shared);
+        if let Some(admitted) = self.admitted() {
+            shared.responder.tell_budget(&mut response, admitted);
+        }
+        let answered = Answered::of(Kind::Image, response);
+        Answered {
+            outcome: Some(outcome),
+            ticket,
+            waited: self.waited(),
+            reason: self.reason(),
+            refused: self.into_refused(),
+            ..answered
+        }
+    }
+
+    fn outcome(&self, now: Moment) -> Outcome {
+        match self {
+            Self::Found(Found::Image(image), _) => {
+                let left = image.freshness.left(now.tick);
+                Outcome::Hit { ttl: image.expiry.map_or(left, |expiry| left.min(expiry.left(now))) }
+            }
+            Self::Found(Found::Negative(_), _) => Outcome::Negative,
+            Self::Filled { verdict, collapsed, .. } => miss(verdict, *collapsed),
+            Self::Refused(refusal) => Outcome::Refused(refusal.reason()),
+        }
+    }
+
+    fn response(&self, asked: Asked<'_>, outcome: &Outcome, now: Moment, shared: &Shared) -> Response<Body> {
+        let respond = &shared.responder;
+        match self {
+            Self::Found(Found::Image(image), _) => respond.image(asked, image, outcome, now, false),
+            Self::Filled { verdict: Verdict::Image(image, storable), .. } => {
+                respond.image(asked, image, outcome, now, matches!(storable, Storable::ShowOnly(_)))
+            }
+            Self::Found(Found::Negative(negative), _) | Self::Filled { verdict: Verdict::Unknown(negative), .. } => {
+                match &negative.instead {
+                    Instead::Unknown(passed) => respond.passed(asked, passed, outcome),
+                    Instead::NotAnImage => respond.failure(asked, &Failure::NotAnImage, outcome),
+                }
+            }
+            Self::Filled { verdict: Verdict::Passed(passed), .. } => respond.passed(asked, passed, outcome),
+            Self::Filled { verdict: Verdict::Failed(failure, _), .. } => respond.failure(asked, failure, outcome),
+            Self::Refused(refusal) => match refusal {
+                Refusal::Budget(refused) => respond.limited(asked, refused, &refusal.to_string(), outcome),
+                _ => respond.refusal(asked, refusal.status(), &refusal.to_string(), outcome),
+            },
+        }
+    }
+
+    fn admitted(&self) -> Option<&Admitted> {
+        match self {
+            Self::Found(_, admitted) | Self::Filled { admitted, .. } => Some(admitted),
+            Self::Refused(_) => None,
+        }
+    }
+
+    fn waited(&self) -> Option<Duration> {
+        match self {
+            Self::Filled { waited, .. } => Some(*waited),
+            _ => None,
+        }
+    }
+
+    fn reason(&self) -> Option<&'static str> {
+        let (Self::Filled { verdict: Verdict::Unknown(negative), .. } | Self::Found(Found::Negative(negative), _)) =
+            self
+        else {
+            return match self {
+                Self::Refused(refusal) => Some(refusal.reason()),
+                Self::Filled { verdict: Verdict::Failed(failure, _), .. } => Some(failure.reason()),
+                Self::Filled { verdict: Verdict::Passed(_), .. } => Some("origin-status"),
+                _ => None,
+            };
+        };
+        Some(negative_reason(negative))
+    }
+
+    fn into_refused(self) -> Option<Refused> {
+        match self {
+            Self::Refused(Refusal::Budget(refused))
+            | Self::Filled { verdict: Verdict::Failed(Failure::Budget(refused), _), .. } => Some(refused),
+            _ => None,
+        }
+    }
+}
+
+fn negative_reason(negative: &Negative) -> &'static str {
+    match negative.instead {
+        Instead::Unknown(_) => "unknown-ticket",
+        Instead::NotAnImage => Failure::NotAnImage.reason(),
+    }
+}
+
+fn miss(verdict: &Verdict, collapsed: bool) -> Outcome {
+    let (status, kept) = match verdict {
+        Verdict::Image(_, Storable::Yes) => (Some(StatusCode::OK), Kept::Stored),
+        Verdict::Image(_, Storable::ShowOnly(reason)) => (Some(StatusCode::OK), Kept::NotStored(reason)),
+        Verdict::Image(_, Storable::Stale) => (Some(StatusCode::OK), Kept::NotStored("stale-on-arrival")),
+        Verdict::Unknown(negative) => match &negative.instead {
+            Instead::Unknown(passed) => (Some(passed.status), Kept::NotStored("unknown-ticket")),
+            Instead::NotAnImage => (Some(StatusCode::OK), Kept::NotStored(Failure::NotAnImage.reason())),
+        },
+        Verdict::Passed(passed) => (Some(passed.status), Kept::NotStored("origin-status")),
+        Verdict::Failed(failure, _) => (failure.origin_status(), Kept::NotStored(failure.reason())),
+    };
+    Outcome::Miss { collapsed, status, kept }
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::BadTicket(_) => StatusCode::BAD_REQUEST,
+            Self::Unrecognised => StatusCode::NOT_FOUND,
+            Self::Budget(_) => StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::BadTicket(bad) => bad.reason(),
+            Self::Unrecognised => "unrecognised-ticket",
+            Self::Budget(refused) => refused.budget.name(),
+        }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::BadTicket(bad) => bad.fmt(f),
+            Self::Unrecognised => f.write_str("this is not a ticket that WeChat issues (tickets.strict is on)"),
+            Self::Budget(_) => f.write_str("too many requests from this client; try again after Retry-After"),
+        }
+    }
+}
+
+impl Answered {
+    fn of(kind: Kind, response: Response<Body>) -> Self {
+        let (outcome, ticket, client, waited) = (None, None, None, None);
+        Self { response, kind, outcome, ticket, client, waited, reason: None, refused: None }
+    }
+
+    /// Notes who asked.
+    #[must_use]
+    pub fn by(self, client: Client) -> Self {
+        Self { client: Some(client), ..self }
+    }
+
+    /// S5: says what is wrong, and closes.
+    pub fn bad_request(request: &Request<TimedBody>, bad: BadRequest) -> Self {
+        let mut response = respond::text(request.method(), StatusCode::BAD_REQUEST, &bad.to_string());
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        Self { reason: Some(bad.reason()), ..Self::of(Kind::Refused, response) }
+    }
+
+    /// 405, with what is allowed.
+    pub fn not_allowed(request: &Request<TimedBody>, allow: &'static str) -> Self {
+        let text = format!("this path takes {allow}");
+        let mut response = respond::text(request.method(), StatusCode::METHOD_NOT_ALLOWED, &text);
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+        Self::of(Kind::Refused, response)
+    }
+
+    /// The answer to a preflight.
+    pub fn preflight(response: Response<Body>) -> Self {
+        Self::of(Kind::Preflight, response)
+    }
+
+    /// The load balancer's `ok`.
+    pub fn healthy(method: &Method) -> Self {
+        Self::of(Kind::Health, respond::text(method, StatusCode::OK, "ok"))
+    }
+
+    /// Another path, and no app.
+    pub fn no_app(method: &Method) -> Self {
+        Self::of(Kind::App, respond::text(method, NO_APP.0, NO_APP.1))
+    }
+
+    /// What the app said, or why it did not.
+    pub fn forwarded(method: &Method, result: Result<Response<Body>, ForwardFailure>) -> Self {
+        match result {
+            Ok(response) => Self::of(Kind::App, response),
+            Err(failure) => {
+                let response = failure.response(method);
+                Self { reason: Some(failure.reason()), ..Self::of(Kind::App, response) }
+            }
+        }
+    }
+}

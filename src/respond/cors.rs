@@ -1,0 +1,94 @@
+//! CORS (Fetch standard) for images, so that a poster can be drawn on a canvas (S25).
+
+use http::{HeaderMap, HeaderValue, header};
+
+use super::config::CorsConfig;
+
+/// Answer fields that scripts may read.
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "ETag, Age, Expires, Cache-Status, Retry-After, RateLimit, RateLimit-Policy, X-Request-Id, Ticket-Expires",
+);
+const ANY: HeaderValue = HeaderValue::from_static("*");
+const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS");
+/// A day; browsers cap it lower.
+const MAX_AGE: HeaderValue = HeaderValue::from_static("86400");
+
+/// Who may read our answers from a script.
+#[derive(Debug, Clone)]
+pub enum Cors {
+    /// Everybody.
+    Any,
+    /// These origins; nobody, when there is none.
+    Listed(Vec<String>),
+}
+
+impl Cors {
+    /// CORS by `config`.
+    pub fn new(config: &CorsConfig) -> Self {
+        match config.allow_origins.as_slice() {
+            [any] if any == "*" => Self::Any,
+            listed => Self::Listed(listed.to_vec()),
+        }
+    }
+
+    /// Adds the fields for an answer to `asked`. `*` is constant, so that caches need not tell askers apart; a list
+    /// echoes only what it names, and says that it does so.
+    pub fn allow(&self, asked: &HeaderMap, answer: &mut HeaderMap) {
+        match self {
+            Self::Any => answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, ANY),
+            Self::Listed(listed) => {
+                answer.append(header::VARY, HeaderValue::from_static("Origin"));
+                let Some(origin) = asked.get(header::ORIGIN).filter(|origin| is_listed(listed, origin)) else { return };
+                answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone())
+            }
+        };
+        answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+    }
+
+    /// Adds the fields for the answer to a preflight.
+    pub fn allow_preflight(&self, asked: &HeaderMap, answer: &mut HeaderMap) {
+        self.allow(asked, answer);
+        answer.remove(header::ACCESS_CONTROL_EXPOSE_HEADERS);
+        if answer.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN) {
+            answer.insert(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS);
+            answer.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, ANY);
+            answer.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+        }
+    }
+}
+
+fn is_listed(listed: &[String], origin: &HeaderValue) -> bool {
+    listed.iter().any(|listed| listed.as_bytes() == origin.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(allow: &[&str], origin: Option<&'static str>) -> HeaderMap {
+        let cors = Cors::new(&CorsConfig { allow_origins: allow.iter().map(ToString::to_string).collect() });
+        let asked = origin.map(|origin| (header::ORIGIN, HeaderValue::from_static(origin))).into_iter().collect();
+        let mut answer = HeaderMap::new();
+        cors.allow(&asked, &mut answer);
+        answer
+    }
+
+    #[test]
+    fn a_star_is_the_same_for_everybody() {
+        let with = answer(&["*"], Some("https://a.example"));
+        assert_eq!(with, answer(&["*"], None));
+        assert_eq!(with[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+        assert!(!with.contains_key(header::VARY));
+    }
+
+    #[test]
+    fn a_list_echoes_only_what_it_names_and_says_that_it_varies() {
+        let listed = answer(&["https://a.example"], Some("https://a.example"));
+        assert_eq!(listed[header::ACCESS_CONTROL_ALLOW_ORIGIN], "https://a.example");
+        for other in [Some("https://b.example"), Some("https://a.example.evil.example"), Some("null"), None] {
+            let answer = answer(&["https://a.example"], other);
+            assert!(!answer.contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN), "{other:?}");
+            assert_eq!(answer[header::VARY], "Origin");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Answers on the image route, built from an allow-list and never copied (S25): nothing of the origin's head passes but
+//! what is named here.
+
+pub mod config;
+pub mod cors;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+pub use config::CorsConfig;
+use cors::Cors;
+use headers::{Header, IfNoneMatch};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+
+use crate::body::Body;
+use crate::cache::downstream::{Downstream, http_date};
+use crate::cache::entry::{Image, Passed};
+use crate::cache::status::Outcome;
+use crate::limit::{Admitted, Refused, TellBudget, fields};
+use crate::moment::Moment;
+use crate::origin::Failure;
+
+/// RFC 9211.
+const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// RFC 9209.
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+/// When the ticket of an image ends (HTTP date).
+const TICKET_EXPIRES: HeaderName = HeaderName::from_static("ticket-expires");
+/// Any site may show our images (Fetch standard §3.7).
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// The part of a request that shapes the answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// `GET` or `HEAD`.
+    pub method: &'a Method,
+    /// Its header fields.
+    pub headers: &'a HeaderMap,
+}
+
+/// Builds answers.
+#[derive(Debug, Clone)]
+pub struct Responder {
+    cors: Cors,
+    tell_budget: TellBudget,
+}
+
+impl Responder {
+    /// Answers with these CORS rules, and tells budgets when `tell_budget` says so.
+    pub fn new(cors: Cors, tell_budget: TellBudget) -> Self {
+        Self { cors, tell_budget }
+    }
+
+    /// Shows `image`, or says that the client has it already (304). With `show_only` nobody may keep it.
+    pub fn image(
+        &self,
+        asked: Asked<'_>,
+        image: &Image,
+        outcome: &Outcome,
+        now: Moment,
+        show_only: bool,
+    ) -> Response<Body> {
+        let mut headers = HeaderMap::with_capacity(24);
+        headers.extend(image.head().iter().map(|(name, value)| (name.clone(), value.clone())));
+        if show_only {
+            headers.insert(header::CACHE_CONTROL, NO_STORE);
+        } else {
+            tell_lifetime(&mut headers, image, now);
+        }
+        headers.insert(RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
+        self.cors.allow(asked.headers, &mut headers);
+        headers.insert(CACHE_STATUS, outcome.field());
+        if has_already(asked.headers, image) {
+            return not_modified(headers);
+        }
+        answer(StatusCode::OK, headers, asked.body(image.body.clone()))
+    }
+
+    /// Passes on what the origin said instead of an image (S17). Our own text stands in for a body that
+    /// cannot pass.
+    pub fn passed(&self, asked: Asked<'_>, passed: &Passed, outcome: &Outcome) -> Response<Body> {
+        let mut headers = self.error_head(asked, outcome);
+        let Some(body) = &passed.body else {
+            let text = format!("the QR code origin answered {}", passed.status.as_u16());
+            return plain(passed.status, headers, asked, &text);
+        };
+        headers.extend(passed.content_type.clone().map(|content_type| (header::CONTENT_TYPE, content_type)));
+        headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        answer(passed.status, headers, asked.body(body.clone()))
+    }
+
+    /// Says why there is no image though the origin was, or should have been, asked (S27).
+    pub fn failure(&self, asked: Asked<'_>, failure: &Failure, outcome: &Outcome) -> Response<Body> {
+        let mut headers = self.error_head(asked, outcome);
+        match failure {
+            Failure::Budget(refused) => fields::refused(&mut headers, refused, self.tell_budget),
+            _ => headers.extend(failure.retry_after().map(|after| (header::RETRY_AFTER, whole_seconds(after)))),
+        }
+        let status = format!("ticketgate; error={}; details=\"{}\"", failure.proxy_error(), failure.reason());
+        headers.insert(PROXY_STATUS, HeaderValue::try_from(status).expect("tokens are visible ASCII"));
+        plain(failure.status(), headers, asked, &failure.to_string())
+    }
+
+    /// Refuses before anybody was asked; `text` says what to mend.
+    pub fn refusal(&self, asked: Asked<'_>, status: StatusCode, text: &str, outcome: &Outcome) -> Response<Body> {
+        plain(status, self.error_head(asked, outcome), asked, text)
+    }
+
+    /// Refuses what a budget of the client does not allow (S29).
+    pub fn limited(&self, asked: Asked<'_>, refused: &Refused, text: &str, outcome: &Outcome) -> Response<Body> {
+        let mut headers = self.error_head(asked, outcome);
+        fields::refused(&mut headers, refused, self.tell_budget);
+        plain(StatusCode::TOO_MANY_REQUESTS, headers, asked, text)
+    }
+
+    /// Tells what is left of the client's budget, if that is wanted on allowed answers.
+    pub fn tell_budget(&self, response: &mut Response<Body>, admitted: &Admitted) {
+        fields::admitted(response.headers_mut(), admitted, self.tell_budget);
+    }
+
+    /// Answers a CORS preflight.
+    pub fn preflight(&self, asked: &HeaderMap) -> Response<Body> {
+        let mut headers = HeaderMap::new();
+        self.cors.allow_preflight(asked, &mut headers);
+        answer(StatusCode::NO_CONTENT, headers, Body::Empty)
+    }
+
+    fn error_head(&self, asked: Asked<'_>, outcome: &Outcome) -> HeaderMap {
+        let mut headers = HeaderMap::with_capacity(16);
+        headers.insert(header::CACHE_CONTROL, NO_STORE);
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
+        self.cors.allow(asked.headers, &mut headers);
+        headers.insert(CACHE_STATUS, outcome.field());
+        headers
+    }
+}
+
+impl Asked<'_> {
+    /// RFC 9110 §9.3.2: a HEAD gets the head alone.
+    fn body(&self, bytes: Bytes) -> Body {
+        if self.method == Method::HEAD { Body::Empty } else { Body::Bytes(bytes) }
+    }
+}
+
+/// Says something of ours in one line of plain text, outside the image route too.
+pub fn text(method: &Method, status: StatusCode, text: &str) -> Response<Body> {
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(header::CACHE_CONTROL, NO_STORE);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    plain(status, headers, Asked { method, headers: &HeaderMap::new() }, text)
+}
+
+fn plain(status: StatusCode, mut headers: HeaderMap, asked: Asked<'_>, text: &str) -> Response<Body> {
+    let body = Bytes::from(format!("{text}\n"));
+    headers.insert(header::CONTENT_TYPE, PLAIN_TEXT);
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    answer(status, headers, asked.body(body))
+}
+
+fn answer(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+fn tell_lifetime(headers: &mut HeaderMap, image: &Image, now: Moment) {
+    let told = Downstream::of(&image.freshness, image.expiry.as_ref(), now);
+    headers.insert(header::CACHE_CONTROL, told.cache_control(&image.control));
+    headers.insert(header::AGE, HeaderValue::from(told.age));
+    headers.insert(header::DATE, http_date(told.date));
+    headers.insert(header::EXPIRES, http_date(told.expires()));
+    headers.extend(image.expiry.map(|expiry| (TICKET_EXPIRES, http_date(expiry.stated))));
+}
+
+/// RFC 9110 §13.1.2, with the weak comparison; a malformed list is as good as none.
+fn has_already(asked: &HeaderMap, image: &Image) -> bool {
+    let mut lines = asked.get_all(header::IF_NONE_MATCH).iter().peekable();
+    if lines.peek().is_none() {
+        return false;
+    }
+    IfNoneMatch::decode(&mut lines).is_ok_and(|condition| !condition.precondition_passes(image.etag()))
+}
+
+/// RFC 9110 §15.4.5: the fields that a cache needs to renew what it has, without those of a body.
+fn not_modified(mut headers: HeaderMap) -> Response<Body> {
+    headers.remove(header::CONTENT_TYPE);
+    headers.remove(header::CONTENT_LENGTH);
+    answer(StatusCode::NOT_MODIFIED, headers, Body::Empty)
+}
+
+/// Whole seconds, rounded up, at least one: a client must not come back a moment too early.
+fn whole_seconds(duration: Duration) -> HeaderValue {
+    HeaderValue::from((duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1))
+}
