@@ -1,0 +1,76 @@
+//! What belongs to one connection and must not travel on (RFC 9110 §7.6.1).
+
+use http::{HeaderMap, HeaderName, header};
+
+/// Fields that always end at this hop. `Proxy-Authorization` is for whoever challenged, so it travels on.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Fields that `Connection` may not name away: a stranger must not strip what the app decides by.
+const PROTECTED: [&str; 12] = [
+    "host",
+    "content-length",
+    "authorization",
+    "cookie",
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-port",
+    "x-real-ip",
+    "x-request-id",
+];
+
+/// Removes hop-by-hop fields and those that `Connection` names.
+pub fn strip(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers.get_all(header::CONNECTION).iter().flat_map(names).collect();
+    for name in named.iter().filter(|name| !PROTECTED.contains(&name.as_str())) {
+        headers.remove(name);
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+fn names(line: &http::HeaderValue) -> impl Iterator<Item = HeaderName> {
+    let members = line.as_bytes().split(|byte| *byte == b',');
+    members.filter_map(|member| HeaderName::from_bytes(member.trim_ascii()).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn stripped(lines: &[(&'static str, &'static str)]) -> Vec<String> {
+        let line = |(name, value): &(&'static str, &'static str)| {
+            (HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        let mut headers: HeaderMap = lines.iter().map(line).collect();
+        strip(&mut headers);
+        headers.keys().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_connection_names_ends_here() {
+        let left =
+            stripped(&[("connection", "close, X-Mine ,,"), ("x-mine", "1"), ("x-yours", "2"), ("keep-alive", "5")]);
+        assert_eq!(left, ["x-yours"]);
+    }
+
+    #[test]
+    fn connection_cannot_name_away_what_the_app_decides_by() {
+        for name in PROTECTED {
+            let left = stripped(&[("connection", name), (name, "1")]);
+            assert_eq!(left, [name]);
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The app behind us: whatever is no image is its to answer. Both bodies stream with back-pressure; nothing is cached.
+
+pub mod config;
+mod fields;
+mod hop;
+
+use std::error::Error as StdError;
+use std::net::IpAddr;
+use std::time::Duration;
+
+pub use config::Config;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client as Pool, Error as PoolError};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+
+use crate::body::Body;
+use crate::body::timed::{BodyError, TimedBody};
+use crate::outbound::{self, Unanswered};
+use crate::respond;
+
+/// Shorter than the keep-alive of common app servers (Node: 5 s), so that we rarely meet a closing connection.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+
+/// The way to the app. Each worker thread has its own: pooled connections live where they were opened.
+pub struct Forward {
+    pool: Pool<HttpConnector, TimedBody>,
+    app: Authority,
+    first_byte_timeout: Duration,
+}
+
+/// Why the app gave no answer.
+#[derive(Debug)]
+pub enum ForwardFailure {
+    /// No connection, or it broke before the answer began.
+    Unreachable(PoolError),
+    /// The answer did not begin in time.
+    TooSlow(Duration),
+    /// The client's own body stopped coming.
+    BodyOverdue,
+    /// The request target makes no sense to forward.
+    BadTarget,
+}
+
+impl Forward {
+    /// The way to the app of `config`, if there is one.
+    pub fn new(config: &Config) -> Option<Self> {
+        let app = config.app.as_ref()?.authority()?.clone();
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(config.connect_timeout));
+        connector.set_nodelay(true);
+        let pool = Pool::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(POOL_IDLE)
+            .set_host(false)
+            .build(connector);
+        Some(Self { pool, app, first_byte_timeout: config.first_byte_timeout })
+    }
+
+    /// Sends `request` on and returns the app's answer as it begins. Dropping the future closes the app's connection.
+    pub async fn send(
+        &self,
+        mut request: Request<TimedBody>,
+        peer: IpAddr,
+        trusted: bool,
+    ) -> Result<Response<Body>, ForwardFailure> {
+        hop::strip(request.headers_mut());
+        fields::introduce(request.headers_mut(), peer, trusted);
+        *request.uri_mut() = self.target(request.uri())?;
+        *request.version_mut() = Version::HTTP_11;
+        let sent = outbound::send(&self.pool, request, self.first_byte_timeout).await;
+        let mut response = sent.map_err(|unanswered| self.failure(unanswered))?;
+        hop::strip(response.headers_mut());
+        response.headers_mut().append(header::VIA, fields::VIA);
+        *response.version_mut() = Version::HTTP_11;
+        Ok(response.map(Body::App))
+    }
+
+    fn failure(&self, unanswered: Unanswered) -> ForwardFailure {
+        match unanswered {
+            Unanswered::TooSlow => ForwardFailure::TooSlow(self.first_byte_timeout),
+            Unanswered::Lost(error) => ForwardFailure::of(error),
+        }
+    }
+
+    /// The request target never chooses where we connect.
+    fn target(&self, asked: &Uri) -> Result<Uri, ForwardFailure> {
+        let path = asked.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let uri = Uri::builder().scheme(Scheme::HTTP).authority(self.app.clone()).path_and_query(path);
+        uri.build().map_err(|_| ForwardFailure::BadTarget)
+    }
+}
+
+impl ForwardFailure {
+    fn of(error: PoolError) -> Self {
+        let mut cause = error.source();
+        while let Some(link) = cause {
+            if let Some(BodyError::Overdue(_)) = link.downcast_ref::<BodyError>() {
+                return Self::BodyOverdue;
+            }
+            cause = link.source();
+        }
+        Self::Unreachable(error)
+    }
+
+    /// The word for logs and metrics.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "app-unreachable",
+            Self::TooSlow(_) => "app-too-slow",
+            Self::BodyOverdue => "body-overdue",
+            Self::BadTarget => "bad-target",
+        }
+    }
+
+    /// What the client is told.
+    pub fn response(&self, method: &Method) -> Response<Body> {
+        let (status, error) = match self {
+            Self::Unreachable(_) => (StatusCode::BAD_GATEWAY, Some("connection_refused")),
+            Self::TooSlow(_) => (StatusCode::GATEWAY_TIMEOUT, Some("http_response_timeout")),
+            Self::BodyOverdue => (StatusCode::REQUEST_TIMEOUT, None),
+            Self::BadTarget => (StatusCode::BAD_REQUEST, None),
+        };
+        let mut response = respond::text(method, status, &self.to_string());
+        let headers = response.headers_mut();
+        if let Some(error) = error {
+            let value = format!("ticketgate; error={error}; details=\"{}\"", self.reason());
+            headers.insert(
+                HeaderName::from_static("proxy-status"),
+                HeaderValue::try_from(value).expect("tokens are visible ASCII"),
+            );
+        } else {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+impl std::fmt::Display for ForwardFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unreachable(_) => "the app behind this proxy cannot be reached",
+            Self::TooSlow(_) => "the app behind this proxy did not answer in time",
+            Self::BodyOverdue => "the request body stopped coming",
+            Self::BadTarget => "the request target cannot be forwarded",
+        })
+    }
+}
+
+impl StdError for ForwardFailure {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Unreachable(cause) => Some(cause),
+            _ => None,
+        }
+    }
+}
