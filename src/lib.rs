@@ -1,17 +1,45 @@
-//! ticketgate: a caching HTTP proxy for WeChat's QR images.
+//! # The life of a request
+//!
+//! A browser's `<img>` asks for a QR picture. Read the modules in this order and you have followed it:
+//!
+//! | | |
+//! |---|---|
+//! | [`server`] | accepts the connection and puts deadlines under it |
+//! | [`exchange`] | gives the request an id and keeps its record |
+//! | [`proxy`] | **the flow**: route, ticket, admit, look up, join or start a fill, respond |
+//! | [`route`], [`ticket`], [`limit`] | what is asked, for which ticket, by whom |
+//! | [`cache`] | what is known, how long, and what browsers are told about it |
+//! | [`fill`] | one fetch for everybody who waits, judged before it is stored |
+//! | [`origin`] | WeChat: one request template, deadlines, a circuit |
+//! | [`reply`], [`respond`] | the answer and its record |
+//! | [`forward`] | every other path: the app behind us |
+//!
+//! Around it: [`app`] puts the parts together, [`config`] reads what they need, [`admin`] lets an operator look,
+//! [`mod@log`] and [`metrics`] tell, [`demo`] plays WeChat and [`cli`] reads the command line. [`moment`] and [`clock`] are
+//! the time, [`fault`] is trouble on purpose.
+//!
+//! Imports point down this list, never up; what decides (tickets, freshness, judgement) is pure and takes the time as an
+//! argument.
 
-pub mod clock;
-pub mod moment;
-pub mod config;
-pub mod ticket;
-pub mod limit;
+pub mod admin;
+pub mod app;
+pub mod body;
 pub mod cache;
+pub mod clock;
+pub mod config;
+pub mod exchange;
+pub mod fault;
+pub mod fill;
+pub mod forward;
+pub mod limit;
+pub mod log;
+pub mod metrics;
+pub mod moment;
 pub mod origin;
+mod outbound;
+pub mod proxy;
+pub mod reply;
 pub mod respond;
 pub mod route;
-pub mod forward;
 pub mod server;
-pub mod admin;
-pub mod log;
-pub mod demo;
-pub mod cli;
+pub mod ticket;

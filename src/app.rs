@@ -1,0 +1,321 @@
+//! Puts the parts together: binds every listener first, so that a port in use or a bad certificate file is known before
+//! anything runs, then starts the threads. The only reader of the whole configuration. Nothing here is global: two apps
+//! run in one process.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+
+use crate::admin::{self, Admin};
+use crate::cache::Cache;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::exchange::{Exchanges, Records};
+use crate::fault::Faults;
+use crate::fill::judge::Rules;
+use crate::fill::{Filler, Fills};
+use crate::forward::Forward;
+use crate::limit::{Limits, Trust};
+use crate::log::START;
+use crate::metrics::{Metrics, Reading};
+use crate::origin::{BadCaFile, Origin};
+use crate::proxy::{Proxy, Shared};
+use crate::respond::Responder;
+use crate::respond::cors::Cors;
+use crate::route::Routes;
+use crate::server::connection::Connections;
+use crate::server::drain::Drain;
+use crate::server::places::Places;
+use crate::server::workers::{Worker, Workers};
+use crate::server::{files, listener};
+
+/// Threads for fills, the accept loop and the admin listener. Clients are served by others.
+const BACKGROUND_THREADS: usize = 2;
+
+/// How often the stores do their bookkeeping.
+const TEND_EVERY: Duration = Duration::from_secs(1);
+
+/// Everything bound, nothing running.
+pub struct App {
+    config: Config,
+    public: TcpListener,
+    admin: Option<TcpListener>,
+    addresses: Addresses,
+    background: Runtime,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    clock: Clock,
+}
+
+/// Where the listeners are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// For everybody.
+    pub public: SocketAddr,
+    /// For the operator.
+    pub admin: Option<SocketAddr>,
+}
+
+/// What surrounds an app; tests turn the clock and prepare faults.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// The time.
+    pub clock: Clock,
+    /// Faults on purpose.
+    pub faults: Faults,
+}
+
+/// Why nothing could be started.
+#[derive(Debug)]
+pub enum StartError {
+    /// A listener cannot be bound.
+    Listen(&'static str, SocketAddr, io::Error),
+    /// `origin.ca_file` is of no use.
+    CaFile(BadCaFile),
+    /// The system gives no threads or timers.
+    System(io::Error),
+}
+
+impl Default for Surroundings {
+    fn default() -> Self {
+        Self { clock: Clock::system(), faults: Faults::default() }
+    }
+}
+
+impl App {
+    /// Binds every listener of `config`.
+    pub fn bind(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
+        files::raise_limit(config.server.max_connections);
+        let public = bind("public", config.server.listen)?;
+        let admin = config.admin.listen.map(|address| bind("admin", address)).transpose()?;
+        let address = |listener: &TcpListener| listener.local_addr().map_err(StartError::System);
+        let addresses = Addresses { public: address(&public)?, admin: admin.as_ref().map(address).transpose()? };
+        let background = background().map_err(StartError::System)?;
+        let metrics = Metrics::new();
+        let clock = surroundings.clock.clone();
+        let shared = Arc::new(share(&config, surroundings, &metrics, &background)?);
+        Ok(Self { config, public, admin, addresses, background, shared, metrics, clock })
+    }
+
+    /// Where the listeners are; ports that were 0 have their number.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Starts serving.
+    pub fn start(self) -> Result<Running, StartError> {
+        let drain = Drain::default();
+        let (workers, threads) = Workers::start(self.services(&drain)?).map_err(StartError::System)?;
+        let server = &self.config.server;
+        let trust = self.shared.trust.clone();
+        let places = Places::new(server.max_connections, server.max_connections_per_client, trust);
+        let accepting = listener::accept(
+            self.public,
+            places,
+            workers,
+            drain.clone(),
+            server.drain_delay,
+            Arc::clone(&self.metrics),
+        );
+        self.background.spawn(accepting);
+        self.background.spawn(tend(Arc::clone(&self.shared.cache)));
+        self.background.spawn(limit_drain(drain.clone(), server.drain));
+        if let Some(listener) = self.admin {
+            let admin = operator(&self.shared, &self.metrics, &drain);
+            self.background.spawn(admin::serve(Arc::new(admin), listener));
+        }
+        announce(self.addresses);
+        let Self { addresses, background, shared, metrics, .. } = self;
+        Ok(Running { addresses, drain, threads, shared, metrics, background: Some(background) })
+    }
+
+    fn services(&self, drain: &Drain) -> Result<Vec<Connections>, StartError> {
+        let threads = std::thread::available_parallelism().map_err(StartError::System)?.get();
+        let records = Records::new(Arc::clone(&self.metrics), self.clock.clone());
+        let service = |_| {
+            let proxy = Proxy { shared: Arc::clone(&self.shared), forward: Forward::new(&self.config.forward) };
+            let exchanges = Exchanges::new(proxy, Arc::clone(&records));
+            let timeouts = self.config.server.timeouts;
+            Connections::new(exchanges, timeouts, drain.for_thread(), Arc::clone(&self.metrics))
+        };
+        Ok((0..threads).map(service).collect())
+    }
+}
+
+fn bind(name: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    listener::bind(address).map_err(|error| StartError::Listen(name, address, error))
+}
+
+fn background() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(BACKGROUND_THREADS)
+        .thread_name("ticketgate-origin")
+        .enable_all()
+        .build()
+}
+
+fn share(config: &Config, around: Surroundings, metrics: &Arc<Metrics>, run: &Runtime) -> Result<Shared, StartError> {
+    let Surroundings { clock, faults } = around;
+    let counted = Arc::clone(metrics);
+    let cache = Arc::new(Cache::new(&config.cache, move || {
+        counted.evictions.inc();
+    }));
+    let limits = Arc::new(Limits::new(&config.limits, clock.clone()));
+    let origin = Origin::new(&config.origin, config.cache.max_image, clock.clone()).map_err(StartError::CaFile)?;
+    let filler = Filler {
+        cache: Arc::clone(&cache),
+        origin,
+        limits: Arc::clone(&limits),
+        rules: Rules { default_ttl: config.cache.default_ttl, negative_ttl: config.cache.negative_ttl },
+        clock: clock.clone(),
+        metrics: Arc::clone(metrics),
+        faults,
+    };
+    let most_fills = config.limits.max_waiters + config.origin.max_concurrent;
+    Ok(Shared {
+        routes: Routes::new(config.routes.clone()),
+        trust: Trust::new(&config.clients),
+        limits,
+        strict: config.tickets.strict,
+        cache,
+        fills: Fills::new(filler, most_fills, run.handle().clone()),
+        responder: Responder::new(Cors::new(&config.cors), config.limits.ratelimit_headers),
+        clock,
+    })
+}
+
+fn operator(shared: &Arc<Shared>, metrics: &Arc<Metrics>, drain: &Drain) -> Admin {
+    let shared = Arc::clone(shared);
+    let read = move || shared.reading();
+    Admin { drain: drain.clone(), metrics: Arc::clone(metrics), read: Box::new(read) }
+}
+
+/// Says where we listen, whatever the log level (S2).
+fn announce(addresses: Addresses) {
+    let admin = addresses.admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
+    tracing::info!(target: START, public = %addresses.public, tls = "off", admin, relay = "off", "listening");
+}
+
+/// Ends with its runtime.
+async fn tend(cache: Arc<Cache>) {
+    let mut due = tokio::time::interval(TEND_EVERY);
+    loop {
+        due.tick().await;
+        cache.tend();
+    }
+}
+
+async fn limit_drain(drain: Drain, limit: Duration) {
+    drain.announcement().await;
+    tokio::time::sleep(limit).await;
+    drain.end();
+}
+
+impl Shared {
+    /// Measures what nobody counts.
+    pub fn reading(&self) -> Reading {
+        let (images, negatives) = (self.cache.images(), self.cache.negatives());
+        Reading {
+            image_entries: images.entries,
+            image_bytes: images.bytes,
+            negative_entries: negatives.entries,
+            negative_bytes: negatives.bytes,
+            fills: self.fills.under_way() as u64,
+            waiting: self.limits.waiting() as u64,
+            circuit_open: self.fills.origin().circuit_is_open(),
+            skew_millis: self.fills.origin().skew_millis(),
+        }
+    }
+}
+
+/// A running app. Dropping it ends everything at once; [`Running::drain`] and [`Running::finish`] end it well.
+pub struct Running {
+    addresses: Addresses,
+    drain: Drain,
+    threads: Vec<Worker>,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    background: Option<Runtime>,
+}
+
+/// How serving ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Every connection had its say.
+    Clean,
+    /// `drain` was over before so many connections had.
+    Cut(usize),
+}
+
+impl Running {
+    /// Where the listeners are.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// What was counted so far.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// What is in the cache, under way and waiting.
+    pub fn reading(&self) -> Reading {
+        self.shared.cache.tend();
+        self.shared.reading()
+    }
+
+    /// What all threads share; kept by those who look on.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Waits for `event` on the background threads.
+    ///
+    /// # Panics
+    /// When called from within a runtime.
+    pub fn wait_for<T>(&self, event: impl Future<Output = T>) -> T {
+        self.background.as_ref().expect("present until dropped").block_on(event)
+    }
+
+    /// Starts the drain (S38).
+    pub fn drain(&self) {
+        self.drain.announce();
+    }
+
+    /// Waits for the drain to end: at most `drain` after it was announced.
+    pub fn finish(mut self) -> Ending {
+        let cut = self.threads.drain(..).map(|worker| worker.join().unwrap_or(1)).sum();
+        if cut == 0 { Ending::Clean } else { Ending::Cut(cut) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.drain.announce();
+        self.drain.lose_listener();
+        self.drain.end();
+        if let Some(background) = self.background.take() {
+            // Ends the accept loop, and with it the way to the workers.
+            background.shutdown_background();
+        }
+        for worker in self.threads.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(name, address, error) => write!(f, "cannot listen on {address} ({name}): {error}"),
+            Self::CaFile(bad) => bad.fmt(f),
+            Self::System(error) => write!(f, "the system does not let us start: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
