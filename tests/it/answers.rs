@@ -1,0 +1,134 @@
+//! The answer's shape (S3, S25, S26): nothing passes but what is on the list.
+
+use crate::support::origin::{Answer, Origin, jpeg};
+use crate::support::proxy::Proxy;
+use crate::support::tickets;
+
+const ALLOWED: [&str; 17] = [
+    "content-type",
+    "content-length",
+    "etag",
+    "last-modified",
+    "cache-control",
+    "expires",
+    "age",
+    "date",
+    "vary",
+    "cache-status",
+    "ticket-expires",
+    "x-request-id",
+    "x-content-type-options",
+    "cross-origin-resource-policy",
+    "access-control-allow-origin",
+    "access-control-expose-headers",
+    "connection",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_carries_the_listed_fields_and_no_others() {
+    let origin = Origin::answering(Answer::image_with(
+        "Cache-Control: max-age=60, no-transform\r\nSet-Cookie: a=b\r\nServer: nginx\r\nX-Powered-By: x\r\nVary: Cookie\r\n\
+         Last-Modified: Thu, 01 Jan 2026 00:00:00 GMT\r\nAccess-Control-Allow-Origin: https://evil.example\r\nRefresh: 0\r\n",
+    ))
+    .await;
+    let proxy = Proxy::before(&origin);
+    let target = tickets::target(&tickets::permanent(1));
+    for _ in 0..2 {
+        let answer = proxy.get(&target).await;
+        for (name, _) in &answer.headers {
+            assert!(ALLOWED.contains(&name.as_str()), "{name} leaked");
+        }
+        assert_eq!(answer.header("content-type"), Some("image/jpeg"));
+        assert_eq!(answer.header("content-length"), Some("2000"));
+        assert_eq!(answer.header("cache-control"), Some("public, max-age=60, no-transform"));
+        assert_eq!(answer.header("last-modified"), Some("Thu, 01 Jan 2026 00:00:00 GMT"));
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(answer.header("cross-origin-resource-policy"), Some("cross-origin"));
+        assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+        assert_eq!(answer.header("ticket-expires"), None, "it is permanent");
+        assert_eq!(answer.header("vary"), None);
+        assert!(answer.header("x-request-id").is_some_and(|id| id.len() == 16));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_that_has_the_image_is_told_so() {
+    let origin = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::before(&origin);
+    let target = tickets::target(&tickets::permanent(1));
+    let etag = proxy.get(&target).await.header("etag").unwrap().to_owned();
+    assert!(etag.starts_with('"'), "our tag is strong: {etag}");
+    for condition in [etag.clone(), format!("W/{etag}"), format!("\"other\", {etag}"), "*".to_owned()] {
+        let answer = proxy.get_with(&target, &format!("If-None-Match: {condition}\r\n")).await;
+        assert_eq!((answer.status, answer.header("content-length")), (304, None), "{condition}");
+        assert_eq!(answer.header("etag"), Some(etag.as_str()));
+        assert!(answer.header("cache-control").is_some() && answer.header("date").is_some());
+    }
+    for condition in ["\"other\"", "nonsense", ""] {
+        let answer = proxy.get_with(&target, &format!("If-None-Match: {condition}\r\n")).await;
+        assert_eq!((answer.status, answer.body.len()), (200, 2000), "{condition}");
+    }
+    assert_eq!(origin.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_origins_own_tag_is_kept() {
+    let origin = Origin::answering(Answer::image_with("ETag: W/\"theirs\"\r\nCache-Control: max-age=60\r\n")).await;
+    let proxy = Proxy::before(&origin);
+    assert_eq!(proxy.image(&tickets::permanent(1)).await.header("etag"), Some("W/\"theirs\""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_on_a_miss_fills_the_whole_image_once() {
+    let origin = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::before(&origin);
+    let target = tickets::target(&tickets::permanent(1));
+    let mut connection = proxy.connect().await;
+    let head = connection.request("HEAD", &target, "").await;
+    assert_eq!((head.status, head.header("content-length"), head.body.len()), (200, Some("2000"), 0));
+    let whole = connection.get(&target, "").await;
+    assert_eq!(whole.body, jpeg());
+    assert!(whole.cache_status().contains("hit"));
+    assert!(origin.heads()[0].starts_with("GET "));
+    assert_eq!(origin.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preflights_are_answered_and_other_methods_are_not_allowed() {
+    let origin = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::before(&origin);
+    let target = tickets::target(&tickets::permanent(1));
+    let headers = "Origin: https://shop.example\r\nAccess-Control-Request-Method: GET\r\n";
+    let preflight = proxy.connect().await.request("OPTIONS", &target, headers).await;
+    assert_eq!(preflight.status, 204);
+    assert_eq!(preflight.header("access-control-allow-origin"), Some("*"));
+    assert_eq!(preflight.header("access-control-allow-methods"), Some("GET, HEAD, OPTIONS"));
+    for method in ["POST", "PUT", "DELETE", "PATCH", "PURGE"] {
+        let refused = proxy.connect().await.request(method, &target, "").await;
+        assert_eq!((refused.status, refused.header("allow")), (405, Some("GET, HEAD, OPTIONS")), "{method}");
+    }
+    assert_eq!(origin.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_origins_lets_nobody_else_read() {
+    let origin = Origin::answering(Answer::image()).await;
+    let allow = "https://shop.example";
+    let proxy = Proxy::with(&origin, |config| config.cors.allow_origins = vec![allow.to_owned()]);
+    let target = tickets::target(&tickets::permanent(1));
+    let ours = proxy.get_with(&target, &format!("Origin: {allow}\r\n")).await;
+    assert_eq!((ours.header("access-control-allow-origin"), ours.header("vary")), (Some(allow), Some("Origin")));
+    let theirs = proxy.get_with(&target, "Origin: https://evil.example\r\n").await;
+    assert_eq!((theirs.header("access-control-allow-origin"), theirs.header("vary")), (None, Some("Origin")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_a_client_brings_is_kept_when_it_is_one() {
+    let origin = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::before(&origin);
+    let target = tickets::target(&tickets::permanent(1));
+    let kept = proxy.get_with(&target, "X-Request-Id: abc-123\r\n").await;
+    assert_eq!(kept.header("x-request-id"), Some("abc-123"));
+    let replaced = proxy.get_with(&target, "X-Request-Id: <script>\r\n").await;
+    assert_eq!(replaced.header("x-request-id").map(str::len), Some(16));
+}

@@ -1,0 +1,116 @@
+//! One fill per ticket, shared by all who wait (S13).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ticketgate::fault::{Faults, Stage};
+use tokio::task::JoinSet;
+
+use crate::support::client::{Connection, Response};
+use crate::support::origin::{Answer, Origin, Then, jpeg};
+use crate::support::proxy::Proxy;
+use crate::support::{eventually, tickets};
+
+async fn at_once(proxy: &Proxy, ticket: &str, clients: usize) -> Vec<Response> {
+    let mut asking = JoinSet::new();
+    for _ in 0..clients {
+        let (address, target) = (proxy.address(), tickets::target(ticket));
+        asking.spawn(async move { Connection::open(address).await.get(&target, "Connection: close\r\n").await });
+    }
+    asking.join_all().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_concurrent_misses_make_one_origin_request() {
+    let origin = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::before(&origin);
+    let ticket = tickets::permanent(1);
+    origin.hold();
+    let asking = at_once(&proxy, &ticket, 1000);
+    let release = async {
+        eventually("1,000 connections", || proxy.running.metrics().open_connections() == 1000).await;
+        origin.has_been_asked(1).await;
+        origin.release();
+    };
+    let (answers, ()) = tokio::join!(asking, release);
+    assert!(answers.iter().all(|answer| answer.status == 200 && answer.body == jpeg()));
+    assert_eq!(origin.count(), 1);
+    let collapsed = answers.iter().filter(|answer| answer.cache_status().contains("; collapsed")).count();
+    assert!(collapsed >= 990, "all but the leader joined, or came after it had landed: {collapsed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_hundred_leaders_hanging_up_neither_cancel_nor_repeat_the_fill() {
+    let origin = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::before(&origin);
+    let ticket = tickets::permanent(1);
+    origin.hold();
+    for _ in 0..300 {
+        let mut leader = proxy.connect().await;
+        leader.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", tickets::target(&ticket))).await;
+        origin.has_been_asked(1).await;
+        drop(leader);
+    }
+    eventually("all have hung up", || proxy.running.metrics().open_connections() == 0).await;
+    origin.release();
+    eventually("the image is stored", || proxy.running.reading().image_entries == 1).await;
+    assert!(proxy.image(&ticket).await.cache_status().contains("hit"));
+    assert_eq!(origin.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_fill_frees_the_ticket() {
+    let failing = |number, _: &str| if number == 0 { Answer::raw("", Then::Reset) } else { Answer::image() };
+    let origin = Origin::start(failing).await;
+    let proxy = Proxy::before(&origin);
+    let ticket = tickets::permanent(1);
+    assert_eq!(proxy.image(&ticket).await.status, 502);
+    assert_eq!(proxy.running.reading().fills, 0);
+    assert_eq!(proxy.image(&ticket).await.status, 200);
+    assert_eq!(origin.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panicking_fill_frees_the_ticket_at_every_stage() {
+    for stage in [Stage::Fetch, Stage::Judge, Stage::Store] {
+        let origin = Origin::answering(Answer::image()).await;
+        let armed = Arc::new(AtomicBool::new(true));
+        let trigger = Arc::clone(&armed);
+        let faults = Faults::new(move |at| assert!(at != stage || !trigger.load(Ordering::SeqCst), "on purpose"));
+        let proxy = Proxy::faulty(&origin, faults, |_| {});
+        let ticket = tickets::permanent(1);
+        let answers = at_once(&proxy, &ticket, 20).await;
+        assert!(answers.iter().all(|answer| answer.status == 500), "{stage:?}");
+        assert_eq!(proxy.running.reading().fills, 0, "{stage:?}");
+        armed.store(false, Ordering::SeqCst);
+        assert_eq!(proxy.image(&ticket).await.status, 200, "{stage:?}");
+        assert_eq!(proxy.image(&tickets::permanent(2)).await.status, 200, "{stage:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_who_wait_on_a_private_image_are_shown_it() {
+    let origin = Origin::answering(Answer::image_with("Cache-Control: private\r\n")).await;
+    let proxy = Proxy::before(&origin);
+    origin.hold();
+    let release = async {
+        eventually("all have come", || proxy.running.metrics().open_connections() == 10).await;
+        origin.has_been_asked(1).await;
+        origin.release();
+    };
+    let ticket = tickets::permanent(1);
+    let (answers, ()) = tokio::join!(at_once(&proxy, &ticket, 10), release);
+    assert!(answers.iter().all(|answer| answer.status == 200 && answer.header("cache-control") == Some("no-store")));
+    assert_eq!(proxy.running.reading().image_entries, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_apps_in_one_process_share_nothing() {
+    let (one, two) = (Origin::answering(Answer::image()).await, Origin::answering(Answer::image()).await);
+    let (first, second) = (Proxy::before(&one), Proxy::before(&two));
+    let ticket = tickets::permanent(1);
+    first.image(&ticket).await;
+    second.image(&ticket).await;
+    assert_eq!((one.count(), two.count()), (1, 1));
+    assert_eq!(first.running.metrics().totals().misses, 1);
+}

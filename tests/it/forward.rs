@@ -1,0 +1,183 @@
+//! In front of an app: whatever is no image is the app's to answer (S4, S31).
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::client::Connection;
+use crate::support::origin::{Answer, Origin, Then, read_head};
+use crate::support::proxy::Proxy;
+use crate::support::tickets;
+
+async fn before_app(app: &Origin, change: impl FnOnce(&mut ticketgate::config::Config)) -> Proxy {
+    let nobody = Origin::answering(Answer::image()).await;
+    Proxy::with(&nobody, |config| {
+        config.forward.app = Some(app.url().parse().unwrap());
+        change(config);
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_app_other_paths_are_not_found() {
+    let origin = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::before(&origin);
+    assert_eq!(proxy.get("/index.html").await.status, 404);
+    assert_eq!(origin.count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_app_gets_the_request_and_the_client_its_answer() {
+    let app =
+        Origin::answering(Answer::of(201, "X-App: yes\r\nSet-Cookie: a=b\r\nCache-Control: max-age=60\r\n", b"made"))
+            .await;
+    let proxy = before_app(&app, |_| {}).await;
+    for _ in 0..2 {
+        let answer = proxy.get_with("/a/b?c=d", "Cookie: s=1\r\nAuthorization: Bearer x\r\n").await;
+        assert_eq!((answer.status, answer.text(), answer.header("x-app")), (201, "made", Some("yes")));
+        assert_eq!(answer.header("set-cookie"), Some("a=b"));
+        assert_eq!(answer.header("via"), Some("1.1 ticketgate"));
+    }
+    let heads = app.heads();
+    assert_eq!(heads.len(), 2, "never cached");
+    for wanted in [
+        "GET /a/b?c=d HTTP/1.1\r\n",
+        "host: shop.example\r\n",
+        "cookie: s=1\r\n",
+        "authorization: Bearer x\r\n",
+        "via: 1.1 ticketgate\r\n",
+        "x-forwarded-for: 127.0.0.1\r\n",
+        "x-forwarded-proto: http\r\n",
+        "x-forwarded-host: shop.example\r\n",
+        "forwarded: for=127.0.0.1;host=\"shop.example\";proto=http\r\n",
+    ] {
+        assert!(heads[0].contains(wanted), "{wanted} in {}", heads[0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hop_by_hop_fields_end_here_both_ways() {
+    let app = Origin::answering(Answer::of(200, "Connection: X-Inner\r\nX-Inner: 1\r\nKeep-Alive: 5\r\n", b"")).await;
+    let proxy = before_app(&app, |_| {}).await;
+    let answer = proxy.connect().await.get("/", "Connection: X-Mine, Host\r\nX-Mine: 1\r\nTE: trailers\r\n").await;
+    assert_eq!((answer.header("x-inner"), answer.header("keep-alive")), (None, None));
+    let head = &app.heads()[0];
+    assert!(!head.contains("x-mine") && !head.contains("\r\nte:") && !head.contains("\r\nconnection:"), "{head}");
+    assert!(head.contains("host: shop.example"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_is_down_is_a_502_and_a_slow_one_a_504() {
+    let down = Origin::answering(Answer::image()).await;
+    let proxy = before_app(&down, |config| {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        config.forward.app = Some(format!("http://{free}").parse().unwrap());
+    })
+    .await;
+    let answer = proxy.get("/").await;
+    assert_eq!(answer.status, 502);
+    assert!(answer.header("proxy-status").unwrap().contains("error=connection_refused"));
+    let slow = Origin::answering(Answer::raw("", Then::Hang)).await;
+    let proxy = before_app(&slow, |config| config.forward.first_byte_timeout = Duration::from_millis(100)).await;
+    let answer = proxy.get("/").await;
+    assert_eq!(answer.status, 504);
+    assert!(answer.header("proxy-status").unwrap().contains("error=http_response_timeout"));
+}
+
+/// An app that sends pieces when told to.
+async fn app_stream() -> (Proxy, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let nobody = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::with(&nobody, |config| {
+        config.forward.app = Some(url.parse().unwrap());
+        config.server.timeouts.write = Duration::from_millis(100);
+        config.server.timeouts.keep_alive = Duration::from_millis(100);
+        config.server.timeouts.head = Duration::from_millis(100);
+        config.server.timeouts.body = Duration::from_millis(100);
+    });
+    (proxy, listener)
+}
+
+async fn accept(listener: &TcpListener) -> (TcpStream, String) {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let head = read_head(&mut stream, &mut Vec::new()).await.unwrap();
+    (stream, head)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_idle_longer_than_every_client_timeout_still_come() {
+    let (proxy, listener) = app_stream().await;
+    let mut client = proxy.connect().await.into_stream();
+    client.write_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let (mut app, _) = accept(&listener).await;
+    app.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await
+        .unwrap();
+    let mut seen = Vec::new();
+    for event in 0..3 {
+        // Longer than any of the client's timeouts.
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        app.write_all(format!("9\r\ndata: {event}\n\n\r\n").as_bytes()).await.unwrap();
+        let wanted = format!("data: {event}\n\n");
+        while !String::from_utf8_lossy(&seen).contains(&wanted) {
+            let mut buffer = [0; 1024];
+            let read = client.read(&mut buffer).await.unwrap();
+            assert!(read > 0, "closed before event {event}");
+            seen.extend_from_slice(&buffer[..read]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_promised_and_not_sent_ends_at_its_deadline() {
+    let (proxy, listener) = app_stream().await;
+    let mut client = proxy.connect().await;
+    client.send("POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf").await;
+    let (mut app, head) = accept(&listener).await;
+    assert!(head.contains("content-length: 10"));
+    let answer = client.response().await.expect("an answer");
+    assert_eq!(answer.status, 408, "{}", answer.text());
+    let mut rest = Vec::new();
+    let _ = app.read_to_end(&mut rest).await;
+    assert!(rest.len() < 10, "the app saw no complete body");
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_stream_both_ways_before_they_end() {
+    let (proxy, listener) = app_stream().await;
+    let mut client = proxy.connect().await.into_stream();
+    client
+        .write_all(b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nping\r\n")
+        .await
+        .unwrap();
+    let (mut app, _) = accept(&listener).await;
+    let mut seen = [0; 9];
+    app.read_exact(&mut seen).await.unwrap();
+    assert_eq!(&seen, b"4\r\nping\r\n", "the first piece comes before the body's end");
+    app.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npong\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"pong\r\n") {
+        let mut buffer = [0; 1024];
+        let read = client.read(&mut buffer).await.unwrap();
+        assert!(read > 0, "closed early");
+        answer.extend_from_slice(&buffer[..read]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn app_traffic_spends_no_budget() {
+    let app = Origin::answering(Answer::of(200, "", b"ok")).await;
+    let proxy = before_app(&app, |config| {
+        config.limits.client_requests =
+            Some(ticketgate::limit::Policy { rate: 0.1, burst: 1.try_into().unwrap(), wait: Duration::ZERO });
+    })
+    .await;
+    let mut connection = Connection::open(proxy.address()).await;
+    for _ in 0..10 {
+        assert_eq!(connection.get("/page", "").await.status, 200);
+    }
+    assert_eq!(proxy.image(&tickets::permanent(1)).await.status, 200);
+    assert_eq!(proxy.image(&tickets::permanent(1)).await.status, 429);
+}
