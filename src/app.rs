@@ -90,8 +90,8 @@ impl App {
     /// Binds every listener of `config`.
     pub fn bind(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
         files::raise_limit(config.server.max_connections);
-        let public = bind("public", config.server.listen)?;
-        let admin = config.admin.listen.map(|address| bind("admin", address)).transpose()?;
+        let public = bind("listen", config.server.listen)?;
+        let admin = config.admin.listen.map(|address| bind("admin.listen", address)).transpose()?;
         let address = |listener: &TcpListener| listener.local_addr().map_err(StartError::System);
         let addresses = Addresses { public: address(&public)?, admin: admin.as_ref().map(address).transpose()? };
         let background = background().map_err(StartError::System)?;
@@ -164,7 +164,7 @@ fn share(config: &Config, around: Surroundings, metrics: &Arc<Metrics>, run: &Ru
     let cache = Arc::new(Cache::new(&config.cache, move || {
         counted.evictions.inc();
     }));
-    let limits = Arc::new(Limits::new(&config.limits, clock.clone()));
+    let limits = Arc::new(Limits::new(&config.limits, &clock));
     let origin = Origin::new(&config.origin, config.cache.max_image, clock.clone()).map_err(StartError::CaFile)?;
     let filler = Filler {
         cache: Arc::clone(&cache),
@@ -284,6 +284,18 @@ impl Running {
     /// Starts the drain (S38).
     pub fn drain(&self) {
         self.drain.announce();
+    }
+
+    /// Drains and waits for the end, which `impatience` cuts short.
+    pub fn drain_unless(self, impatience: impl Future<Output = ()> + Send + 'static) -> Ending {
+        let drain = self.drain.clone();
+        // Ends with the background threads, at the latest.
+        self.background.as_ref().expect("present until dropped").spawn(async move {
+            impatience.await;
+            drain.end();
+        });
+        self.drain();
+        self.finish()
     }
 
     /// Waits for the drain to end: at most `drain` after it was announced.

@@ -247,6 +247,10 @@ impl Answered {
         let text = format!("this path takes {allow}");
         let mut response = respond::text(request.method(), StatusCode::METHOD_NOT_ALLOWED, &text);
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+        if request.method() == Method::CONNECT {
+            // What follows was meant for a tunnel, and is no request.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         Self::of(Kind::Refused, response)
     }
 

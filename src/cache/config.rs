@@ -1,14 +1,27 @@
-//! stub
+//! `[cache]`.
+
 use std::time::Duration;
-/// x
-#[derive(Debug, Clone)]
+
+/// What is kept, and for how long where the origin says nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// x
+    /// `memory`: bytes for images, their overhead included.
     pub memory: u64,
-    /// x
+    /// `max_image`: bytes of the largest image.
     pub max_image: u64,
-    /// x
+    /// `default_ttl`: the lifetime of an image whose answer names none.
     pub default_ttl: Duration,
-    /// x
+    /// `negative_ttl`: how long a 404 is remembered at most.
     pub negative_ttl: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            memory: 256 * 1024 * 1024,
+            max_image: 1024 * 1024,
+            default_ttl: Duration::from_secs(60),
+            negative_ttl: Duration::from_secs(10),
+        }
+    }
 }

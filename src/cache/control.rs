@@ -145,6 +145,7 @@ mod tests {
         Control::of(&headers)
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "reads as what it is compared with")]
     fn seconds(n: u64) -> Option<Duration> {
         Some(Duration::from_secs(n))
     }

@@ -1,16 +1,67 @@
-//! stub
-#![allow(missing_docs)]
-#[derive(Debug, Clone)]
+//! Configuration (S37): flags over environment over a TOML file over defaults. Each component owns what it needs and its
+//! defaults; [`keys`] says which key fills which, [`settings`] where values come from, [`kind`] what they may look like.
+//! All mistakes are found in one pass and told together ([`mistake`]).
+
+mod conflicts;
+mod keys;
+mod kind;
+mod mistake;
+mod settings;
+mod value;
+
+use std::path::PathBuf;
+
+pub use mistake::{Mistake, Mistakes};
+use settings::Settings;
+pub use settings::{CONFIG_VARIABLE, Flag, Sources};
+
+/// Everything that can be configured. [`crate::app`] alone reads the whole of it.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Config {
+    /// The public listener.
     pub server: crate::server::Config,
+    /// Which paths are images.
     pub routes: crate::route::Config,
+    /// How clients are told apart.
     pub clients: crate::limit::ClientConfig,
+    /// Budgets.
     pub limits: crate::limit::Config,
+    /// Who is asked for images.
     pub origin: crate::origin::Config,
+    /// The app behind us.
     pub forward: crate::forward::Config,
+    /// What is kept.
     pub cache: crate::cache::Config,
+    /// How tickets are treated.
     pub tickets: crate::ticket::Config,
+    /// Whose scripts may read.
     pub cors: crate::respond::CorsConfig,
+    /// The operator's listener.
     pub admin: crate::admin::Config,
+    /// What is logged.
     pub log: crate::log::Config,
 }
+
+/// A configuration, and the file it came from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded {
+    /// What is in force.
+    pub config: Config,
+    /// The file; `None` when there is none.
+    pub file: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads the configuration from `sources`. Fails with every mistake there is, not with the first.
+    pub fn load(sources: Sources) -> Result<Loaded, Mistakes> {
+        let mut settings = Settings::open(sources);
+        let mut config = Self::default();
+        keys::read(&mut settings, &mut config);
+        conflicts::find(&mut settings, &config);
+        let file = settings.file().cloned();
+        settings.finish().map(|()| Loaded { config, file })
+    }
+}
+
+#[cfg(test)]
+mod tests;

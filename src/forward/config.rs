@@ -1,12 +1,22 @@
-//! stub
+//! The app behind us: `app` and `[forward]`.
+
 use std::time::Duration;
-/// x
-#[derive(Debug, Clone)]
+
+use http::Uri;
+
+/// Where other paths go, and how long we wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// x
-    pub app: Option<http::Uri>,
-    /// x
+    /// `app`: scheme and authority; `None` answers 404.
+    pub app: Option<Uri>,
+    /// `connect_timeout`.
     pub connect_timeout: Duration,
-    /// x
+    /// `first_byte_timeout`: from the connection to the head of the answer.
     pub first_byte_timeout: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { app: None, connect_timeout: Duration::from_secs(3), first_byte_timeout: Duration::from_secs(60) }
+    }
 }

@@ -41,12 +41,12 @@ pub(super) struct Refusal {
 }
 
 impl ClientBudget {
-    pub(super) fn new(policy: Policy, clock: Clock) -> Self {
+    pub(super) fn new(policy: Policy, clock: &Clock) -> Self {
         Self::with_slots(policy, clock, SLOTS)
     }
 
-    pub(super) fn with_slots(policy: Policy, clock: Clock, slots: usize) -> Self {
-        let row = || limiter(policy, Row::new(slots), clock.clone());
+    pub(super) fn with_slots(policy: Policy, clock: &Clock, slots: usize) -> Self {
+        let row = || limiter(policy, Row::new(slots), clock);
         Self { policy, rows: [row(), row()] }
     }
 
@@ -72,7 +72,7 @@ impl ClientBudget {
 }
 
 impl SharedBudget {
-    pub(super) fn new(policy: Policy, clock: Clock) -> Self {
+    pub(super) fn new(policy: Policy, clock: &Clock) -> Self {
         Self { policy, limiter: limiter(policy, InMemoryState::default(), clock) }
     }
 
@@ -94,8 +94,8 @@ impl Refusal {
     }
 }
 
-fn limiter<S: StateStore>(policy: Policy, store: S, clock: Clock) -> Limiter<S::Key, S> {
-    RateLimiter::new(quota(policy), store, Ticks(clock))
+fn limiter<S: StateStore>(policy: Policy, store: S, clock: &Clock) -> Limiter<S::Key, S> {
+    RateLimiter::new(quota(policy), store, Ticks(clock.clone()))
 }
 
 /// `burst`, and what comes in while one waits.

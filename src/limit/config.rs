@@ -1,4 +1,5 @@
-//! stub
+//! `[limits]`, and how clients are told apart.
+
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -71,5 +72,23 @@ pub enum ClientHeader {
 impl Default for ClientConfig {
     fn default() -> Self {
         Self { trusted_proxies: vec![Trusted::Loopback], client_header: ClientHeader::XForwardedFor }
+    }
+}
+
+impl Policy {
+    const fn new(rate: f64, burst: u32, wait: Duration) -> Self {
+        Self { rate, burst: NonZeroU32::new(burst).expect("a burst is not zero"), wait }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            client_requests: Some(Policy::new(500.0, 2000, Duration::ZERO)),
+            client_misses: Some(Policy::new(50.0, 500, Duration::from_secs(10))),
+            origin_fills: Some(Policy::new(100.0, 500, Duration::from_secs(10))),
+            ratelimit_headers: TellBudget::Refusals,
+            max_waiters: 10_000,
+        }
     }
 }

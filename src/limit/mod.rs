@@ -64,12 +64,12 @@ pub struct Refused {
 
 impl Limits {
     /// Budgets by `config`, full.
-    pub fn new(config: &Config, clock: Clock) -> Self {
-        let per_client = |policy: Option<Policy>| policy.map(|policy| ClientBudget::new(policy, clock.clone()));
+    pub fn new(config: &Config, clock: &Clock) -> Self {
+        let per_client = |policy: Option<Policy>| policy.map(|policy| ClientBudget::new(policy, clock));
         Self {
             client_requests: per_client(config.client_requests),
             client_misses: per_client(config.client_misses),
-            origin_fills: config.origin_fills.map(|policy| SharedBudget::new(policy, clock.clone())),
+            origin_fills: config.origin_fills.map(|policy| SharedBudget::new(policy, clock)),
             waiters: Waiters::new(config.max_waiters),
         }
     }

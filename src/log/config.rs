@@ -1,21 +1,31 @@
-//! stub
-/// x
-#[derive(Debug, Clone, Copy)]
+//! `[log]`.
+
+use tracing::Level;
+
+/// What is logged, and how it looks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `format`.
+    pub format: Format,
+    /// `access`: one line for each request.
+    pub access: bool,
+    /// `level` of everything else.
+    pub level: Level,
+}
+
+/// How lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
-    /// x
+    /// Human on a terminal, JSON otherwise.
     Auto,
-    /// x
+    /// For people.
     Human,
-    /// x
+    /// One JSON object a line.
     Json,
 }
-/// x
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// x
-    pub format: Format,
-    /// x
-    pub access: bool,
-    /// x
-    pub level: tracing::Level,
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { format: Format::Auto, access: true, level: Level::INFO }
+    }
 }

@@ -216,10 +216,17 @@ fn recognise(link: &(dyn StdError + 'static)) -> Option<Failure> {
     if link.to_string().starts_with("dns error") {
         return Some(Failure::Unresolved);
     }
-    let inner = link.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-    let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>())?;
-    Some(match tls {
+    Some(match tls_error(link.downcast_ref::<io::Error>()?)? {
         rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => Failure::Certificate,
         _ => Failure::Handshake,
     })
+}
+
+/// An io error's `source` skips the error it wraps, and connectors wrap twice.
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    let mut inner = error.get_ref()?;
+    while let Some(wrapper) = inner.downcast_ref::<io::Error>() {
+        inner = wrapper.get_ref()?;
+    }
+    inner.downcast_ref()
 }

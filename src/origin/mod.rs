@@ -21,7 +21,7 @@ use http::{HeaderMap, StatusCode, header};
 use skew::Skew;
 use template::Template;
 use tokio::sync::Semaphore;
-pub use trust::BadCaFile;
+pub use trust::{BadCaFile, check_ca_file};
 
 use crate::cache::{control, freshness};
 use crate::clock::Clock;

@@ -32,6 +32,11 @@ pub fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, BadCaFile> 
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
+/// Whether `path` can be used as `origin.ca_file`.
+pub fn check_ca_file(path: &Path) -> Result<(), BadCaFile> {
+    client_config(Some(path)).map(drop)
+}
+
 fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
     let mut pem = Vec::new();
     let file = std::fs::File::open(path).map_err(|error| error.to_string())?;

@@ -168,15 +168,15 @@ mod tests {
 
     use super::*;
 
-    fn route(method: Method, target: &'static str) -> Route {
+    fn route(method: &Method, target: &'static str) -> Route {
         let config = Config { paths: vec!["/cgi-bin/showqrcode".to_owned()], health_path: Some("/up".to_owned()) };
-        Routes::new(config).of(&method, &Uri::from_static(target))
+        Routes::new(config).of(method, &Uri::from_static(target))
     }
 
     #[test]
     fn exactly_the_configured_path_is_an_image() {
-        assert_eq!(route(Method::GET, "/cgi-bin/showqrcode?ticket=x"), Route::Image);
-        assert_eq!(route(Method::HEAD, "/cgi-bin/showqrcode"), Route::Image);
+        assert_eq!(route(&Method::GET, "/cgi-bin/showqrcode?ticket=x"), Route::Image);
+        assert_eq!(route(&Method::HEAD, "/cgi-bin/showqrcode"), Route::Image);
         let others = [
             "/cgi-bin/showqrcode/",
             "//cgi-bin/showqrcode",
@@ -186,22 +186,23 @@ mod tests {
             "/up/",
         ];
         for other in others {
-            assert_eq!(route(Method::GET, other), Route::App, "{other}");
+            assert_eq!(route(&Method::GET, other), Route::App, "{other}");
         }
-        assert_eq!(route(Method::GET, "/up"), Route::Health);
-        assert_eq!(route(Method::POST, "/up"), Route::App);
+        assert_eq!(route(&Method::GET, "/up"), Route::Health);
+        assert_eq!(route(&Method::POST, "/up"), Route::App);
     }
 
     #[test]
     fn methods_that_make_no_sense_are_not_allowed() {
-        assert_eq!(route(Method::POST, "/cgi-bin/showqrcode"), Route::NotAllowed("GET, HEAD, OPTIONS"));
-        assert_eq!(route(Method::OPTIONS, "/cgi-bin/showqrcode"), Route::Preflight);
-        assert!(matches!(route(Method::TRACE, "/"), Route::NotAllowed(_)));
-        assert!(matches!(route(Method::CONNECT, "/"), Route::NotAllowed(_)));
+        assert_eq!(route(&Method::POST, "/cgi-bin/showqrcode"), Route::NotAllowed("GET, HEAD, OPTIONS"));
+        assert_eq!(route(&Method::OPTIONS, "/cgi-bin/showqrcode"), Route::Preflight);
+        assert!(matches!(route(&Method::TRACE, "/"), Route::NotAllowed(_)));
+        assert!(matches!(route(&Method::CONNECT, "/"), Route::NotAllowed(_)));
     }
 
     fn host(version: Version, target: &'static str, hosts: &[&'static str]) -> Result<(), BadRequest> {
-        let headers = hosts.iter().map(|host| (header::HOST, HeaderValue::from_static(host))).collect();
+        let line = |host: &&str| (header::HOST, HeaderValue::from_bytes(host.as_bytes()).unwrap());
+        let headers = hosts.iter().map(line).collect();
         check_host(version, &Uri::from_static(target), &headers)
     }
 
@@ -213,7 +214,7 @@ mod tests {
         assert_eq!(host(http11, "/", &[]), Err(BadRequest::NoHost));
         assert_eq!(host(Version::HTTP_10, "/", &[]), Ok(()));
         assert_eq!(host(http11, "/", &["a", "b"]), Err(BadRequest::SeveralHosts));
-        for bad in ["", "a b", "a/b", "user@a", "a:b:c", "a\u{7f}"] {
+        for bad in ["", "a b", "a/b", "user@a", "a:b:c", "a\u{e9}"] {
             assert_eq!(host(http11, "/", &[bad]), Err(BadRequest::MalformedHost), "{bad}");
         }
         assert_eq!(host(http11, "http://a/", &["b"]), Err(BadRequest::DifferentHost));

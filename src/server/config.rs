@@ -1,33 +1,61 @@
-//! stub
-use std::net::SocketAddr;
+//! The public listener, its connections and their end.
+
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
-/// x
-#[derive(Debug, Clone, Copy)]
+
+/// The public listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// `listen`: where; port 0 picks a free one.
+    pub listen: SocketAddr,
+    /// `drain`: from the signal until what is left is cut.
+    pub drain: Duration,
+    /// `drain_delay`: of that, how long connections are still accepted, so that load balancers notice.
+    pub drain_delay: Duration,
+    /// `[timeouts]`.
+    pub timeouts: Timeouts,
+    /// `limits.max_connections`: open at once; past them newcomers wait in the kernel's queue.
+    pub max_connections: usize,
+    /// `limits.max_connections_per_client`: of one untrusted address (IPv6: /64); past them newcomers are closed.
+    pub max_connections_per_client: usize,
+}
+
+/// How long a client may keep us waiting; see [`super::deadline_io`] for what happens then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// x
+    /// `first_byte`: from the accept to the first byte.
     pub first_byte: Duration,
-    /// x
+    /// `head`: from a request's first byte to the end of its head.
     pub head: Duration,
-    /// x
+    /// `body`: between two pieces of a request's body.
     pub body: Duration,
-    /// x
+    /// `write`: an answer that makes no progress.
     pub write: Duration,
-    /// x
+    /// `keep_alive`: between two requests.
     pub keep_alive: Duration,
 }
-/// x
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// x
-    pub listen: SocketAddr,
-    /// x
-    pub drain: Duration,
-    /// x
-    pub drain_delay: Duration,
-    /// x
-    pub timeouts: Timeouts,
-    /// x
-    pub max_connections: usize,
-    /// x
-    pub max_connections_per_client: usize,
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 8080).into(),
+            drain: Duration::from_secs(25),
+            drain_delay: Duration::from_secs(5),
+            timeouts: Timeouts::default(),
+            max_connections: 10_000,
+            max_connections_per_client: 1024,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            first_byte: Duration::from_secs(5),
+            head: Duration::from_secs(10),
+            body: Duration::from_secs(30),
+            write: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(75),
+        }
+    }
 }

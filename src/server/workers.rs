@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use super::connection::Connections;
+use super::drain::Drain;
 use super::places::Place;
 
 /// Connections a busy worker may have waiting; past it, accepting waits.
@@ -72,7 +73,7 @@ impl Workers {
 async fn work(mut lane: mpsc::Receiver<Accepted>, load: Arc<AtomicUsize>, connections: Connections) -> usize {
     let connections = Arc::new(connections);
     let tracker = TaskTracker::new();
-    while let Some(accepted) = lane.recv().await {
+    while let Some(accepted) = next(&mut lane, connections.drain()).await {
         let (connections, load) = (Arc::clone(&connections), Arc::clone(&load));
         // Ends with its connection; counted by the tracker, cut when the runtime goes.
         tracker.spawn(async move {
@@ -84,6 +85,15 @@ async fn work(mut lane: mpsc::Receiver<Accepted>, load: Arc<AtomicUsize>, connec
     tokio::select! {
         () = tracker.wait() => 0,
         () = connections.drain().over() => tracker.len(),
+    }
+}
+
+/// The next connection; `None` when the listener is gone or the drain is over.
+async fn next(lane: &mut mpsc::Receiver<Accepted>, drain: &Drain) -> Option<Accepted> {
+    tokio::select! {
+        biased;
+        () = drain.over() => None,
+        accepted = lane.recv() => accepted,
     }
 }
 

@@ -163,7 +163,7 @@ async fn rubbish_cannot_evict_an_image() {
     let origin =
         Origin::start(
             move |_, head| {
-                if head.contains(&target) { Answer::image() } else { Answer::of(404, "", &[b'x'; 60_000]) }
+                if head.contains(&target) { Answer::image() } else { Answer::of(404, "", &vec![b'x'; 60_000]) }
             },
         )
         .await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::support::PATIENCE;
 use crate::support::client::Connection;
 use crate::support::origin::{Answer, Origin, Then, read_head};
 use crate::support::proxy::Proxy;
@@ -84,33 +85,35 @@ async fn an_app_that_is_down_is_a_502_and_a_slow_one_a_504() {
     assert!(answer.header("proxy-status").unwrap().contains("error=http_response_timeout"));
 }
 
-/// An app that sends pieces when told to.
-async fn app_stream() -> (Proxy, TcpListener) {
+/// An app that sends pieces when told to, before which clients may take no longer than `patience` for anything.
+async fn app_stream(patience: Duration) -> (Proxy, TcpListener) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let nobody = Origin::answering(Answer::image()).await;
     let proxy = Proxy::with(&nobody, |config| {
         config.forward.app = Some(url.parse().unwrap());
-        config.server.timeouts.write = Duration::from_millis(100);
-        config.server.timeouts.keep_alive = Duration::from_millis(100);
-        config.server.timeouts.head = Duration::from_millis(100);
-        config.server.timeouts.body = Duration::from_millis(100);
+        config.server.timeouts.write = patience;
+        config.server.timeouts.keep_alive = patience;
+        config.server.timeouts.head = patience;
+        config.server.timeouts.body = patience;
     });
     (proxy, listener)
 }
 
-async fn accept(listener: &TcpListener) -> (TcpStream, String) {
+/// The next connection, the head that came over it, and what had come after it.
+async fn accept(listener: &TcpListener) -> (TcpStream, String, Vec<u8>) {
     let (mut stream, _) = listener.accept().await.unwrap();
-    let head = read_head(&mut stream, &mut Vec::new()).await.unwrap();
-    (stream, head)
+    let mut body = Vec::new();
+    let head = read_head(&mut stream, &mut body).await.unwrap();
+    (stream, head, body)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_idle_longer_than_every_client_timeout_still_come() {
-    let (proxy, listener) = app_stream().await;
+    let (proxy, listener) = app_stream(Duration::from_millis(100)).await;
     let mut client = proxy.connect().await.into_stream();
     client.write_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
-    let (mut app, _) = accept(&listener).await;
+    let (mut app, _, _) = accept(&listener).await;
     app.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         .await
         .unwrap();
@@ -131,14 +134,13 @@ async fn events_that_idle_longer_than_every_client_timeout_still_come() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_promised_and_not_sent_ends_at_its_deadline() {
-    let (proxy, listener) = app_stream().await;
+    let (proxy, listener) = app_stream(Duration::from_millis(100)).await;
     let mut client = proxy.connect().await;
     client.send("POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf").await;
-    let (mut app, head) = accept(&listener).await;
+    let (mut app, head, mut rest) = accept(&listener).await;
     assert!(head.contains("content-length: 10"));
     let answer = client.response().await.expect("an answer");
     assert_eq!(answer.status, 408, "{}", answer.text());
-    let mut rest = Vec::new();
     let _ = app.read_to_end(&mut rest).await;
     assert!(rest.len() < 10, "the app saw no complete body");
     assert!(client.is_closed().await);
@@ -146,16 +148,17 @@ async fn a_body_promised_and_not_sent_ends_at_its_deadline() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_stream_both_ways_before_they_end() {
-    let (proxy, listener) = app_stream().await;
+    let (proxy, listener) = app_stream(PATIENCE).await;
     let mut client = proxy.connect().await.into_stream();
     client
         .write_all(b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nping\r\n")
         .await
         .unwrap();
-    let (mut app, _) = accept(&listener).await;
-    let mut seen = [0; 9];
-    app.read_exact(&mut seen).await.unwrap();
-    assert_eq!(&seen, b"4\r\nping\r\n", "the first piece comes before the body's end");
+    let (mut app, _, mut seen) = accept(&listener).await;
+    while seen.len() < 9 {
+        assert_ne!(app.read_buf(&mut seen).await.unwrap(), 0, "closed early");
+    }
+    assert_eq!(seen, b"4\r\nping\r\n", "the first piece comes before the body's end");
     app.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\npong\r\n").await.unwrap();
     let mut answer = Vec::new();
     while !answer.ends_with(b"pong\r\n") {

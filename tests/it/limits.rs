@@ -11,6 +11,7 @@ use crate::support::origin::{Answer, Origin};
 use crate::support::proxy::Proxy;
 use crate::support::tickets;
 
+#[expect(clippy::unnecessary_wraps, reason = "an `Option` is what the configuration holds")]
 fn policy(rate: f64, burst: u32, wait: Duration) -> Option<Policy> {
     Some(Policy { rate, burst: NonZeroU32::new(burst).unwrap(), wait })
 }

@@ -1,10 +1,13 @@
 //! Promises kept over real sockets: the real proxy on port 0, a scripted origin behind it, raw clients before it.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 mod support;
 
 mod admin;
 mod answers;
 mod cache;
+mod cli;
 mod fills;
 mod forward;
 mod limits;

@@ -96,14 +96,12 @@ impl Connection {
         if response.header("transfer-encoding").is_some() {
             return self.read_chunks().await;
         }
-        match response.header("content-length") {
-            Some(length) => self.take(length.parse().unwrap()).await,
-            None => {
-                let mut rest = std::mem::take(&mut self.unread);
-                self.stream.read_to_end(&mut rest).await.ok()?;
-                Some(rest)
-            }
+        if let Some(length) = response.header("content-length") {
+            return self.take(length.parse().unwrap()).await;
         }
+        let mut rest = std::mem::take(&mut self.unread);
+        self.stream.read_to_end(&mut rest).await.ok()?;
+        Some(rest)
     }
 
     async fn read_chunks(&mut self) -> Option<Vec<u8>> {

@@ -1,0 +1,130 @@
+//! The command line (S40): reads the arguments and runs one command. Exit codes: 0 when all went well, 2 for bad usage or a
+//! bad configuration, 1 for everything else.
+
+mod check;
+mod inspect;
+mod serve;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{CONFIG_VARIABLE, Config, Flag, Loaded, Mistakes, Sources};
+
+/// A mistake in the arguments or in the configuration; clap exits with the same.
+const BAD_USAGE: u8 = 2;
+
+const AFTER_HELP: &str = "\
+Examples:
+  ticketgate demo                                     see it work, nothing else needed
+  ticketgate --app http://127.0.0.1:3000              in front of an app, images from WeChat
+  ticketgate --config /etc/ticketgate/ticketgate.toml
+  ticketgate check                                    is the configuration valid?
+  ticketgate inspect 'gQH47joAAAA…'                   what does a ticket say?
+
+Then let pages write <img src=\"/cgi-bin/showqrcode?ticket=TICKET\">.
+
+Configuration: flags over environment (TICKETGATE_<SECTION>_<KEY>) over a TOML file (--config FILE, else
+./ticketgate.toml, else /etc/ticketgate/ticketgate.toml) over defaults.
+Exit codes: 0 after a clean end, 2 for bad usage or configuration, 1 otherwise.";
+
+/// A caching HTTP proxy for WeChat QR code images: point <img> tags at it, put it in front of your app.
+#[derive(Debug, Parser)]
+#[command(name = "ticketgate", version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves images, and everything else from the app (also without a command).
+    #[command(after_help = "Example: ticketgate serve --listen 0.0.0.0:8080 --app http://127.0.0.1:3000")]
+    Serve(Options),
+    /// Says whether the configuration is valid, without starting anything.
+    #[command(after_help = "Example: ticketgate check --config ticketgate.toml && systemctl restart ticketgate")]
+    Check(Options),
+    /// Says what a ticket contains: its url, creation and expiry, and what had to be mended. Asks nobody.
+    #[command(after_help = inspect::EXAMPLES)]
+    Inspect(inspect::Inspect),
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Default, Args)]
+struct Options {
+    #[arg(long, value_name = "FILE", help = "The configuration file; also TICKETGATE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where everybody is served [default: 127.0.0.1:8080; port 0 picks a free one].
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// The app behind us, for all other paths [default: none; they are 404].
+    #[arg(long, value_name = "URL")]
+    app: Option<String>,
+    #[arg(long, value_name = "URL", help = "Who is asked for images [default: https://mp.weixin.qq.com]")]
+    origin: Option<String>,
+    /// Where the operator is served, or "off" [default: 127.0.0.1:9180].
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<String>,
+}
+
+impl Options {
+    fn load(self, environment: Vec<(String, String)>) -> Result<Loaded, Mistakes> {
+        let named = environment.iter().find(|(name, value)| name == CONFIG_VARIABLE && !value.is_empty());
+        let file = self.config.clone().or_else(|| named.map(|(_, path)| PathBuf::from(path)));
+        Config::load(Sources { file, look_around: true, environment, flags: self.flags() })
+    }
+
+    fn flags(self) -> Vec<Flag> {
+        let given = [
+            ("--listen", "listen", self.listen),
+            ("--app", "app", self.app),
+            ("--origin", "origin.url", self.origin),
+            ("--admin-listen", "admin.listen", self.admin_listen),
+        ];
+        let flag = |(name, key, value): (_, _, Option<String>)| value.map(|value| Flag { name, key, value });
+        given.into_iter().filter_map(flag).collect()
+    }
+}
+
+/// Runs the command that `arguments` name, to its end.
+pub fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> ExitCode {
+    let Arguments { command, options } = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version come this way too, with code 0 and on standard output.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(BAD_USAGE));
+        }
+    };
+    let readable = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    let environment = environment.into_iter().filter_map(readable).collect();
+    match command.unwrap_or(Command::Serve(options)) {
+        Command::Serve(options) => serve::serve(options.load(environment)),
+        Command::Check(options) => check::check(options.load(environment)),
+        Command::Inspect(inspect) => inspect.run(),
+    }
+}
+
+/// Says `text` on standard output. Somebody who stops listening (a closed pipe) is no failure of ours.
+fn say(text: impl AsRef<str>) {
+    let _ = writeln!(io::stdout().lock(), "{}", text.as_ref());
+}
+
+/// Says what went wrong on standard error.
+fn complain(error: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr().lock(), "ticketgate: {error}");
+}
+
+/// Tells every mistake in a configuration.
+fn refuse(mistakes: &Mistakes) -> ExitCode {
+    let _ = writeln!(io::stderr().lock(), "{mistakes}");
+    ExitCode::from(BAD_USAGE)
+}

@@ -1,0 +1,73 @@
+//! `ticketgate serve`: from a configuration to a clean end.
+
+use std::io;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{BAD_USAGE, complain, refuse};
+use crate::app::{App, Ending, Running, StartError, Surroundings};
+use crate::config::{Loaded, Mistakes};
+use crate::log;
+
+/// Serves until `SIGTERM` or `SIGINT`, then drains (S38).
+pub(super) fn serve(loaded: Result<Loaded, Mistakes>) -> ExitCode {
+    let Loaded { config, .. } = match loaded {
+        Ok(loaded) => loaded,
+        Err(mistakes) => return refuse(&mistakes),
+    };
+    // Kept to the end: dropping it writes the lines that are still queued.
+    let _log = log::init(&config.log);
+    match App::bind(config, Surroundings::default()).and_then(App::start) {
+        Ok(running) => until_a_signal(running),
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(if matches!(error, StartError::CaFile(_)) { BAD_USAGE } else { 1 })
+        }
+    }
+}
+
+/// Serves until a signal; a second one cuts the drain short.
+pub(super) fn until_a_signal(running: Running) -> ExitCode {
+    let waited = running.wait_for(async {
+        let mut signals = Signals::new()?;
+        signals.next().await;
+        Ok::<_, io::Error>(signals)
+    });
+    let mut signals = match waited {
+        Ok(signals) => signals,
+        Err(error) => {
+            complain(format_args!("cannot wait for signals: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    tracing::info!("draining; a second signal ends it at once");
+    match running.drain_unless(async move { signals.next().await }) {
+        Ending::Clean => {
+            tracing::info!("drained");
+            ExitCode::SUCCESS
+        }
+        Ending::Cut(connections) => {
+            tracing::warn!(connections, "the drain was over before every connection had ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

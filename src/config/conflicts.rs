@@ -1,0 +1,79 @@
+//! Values that are valid alone and make no sense together. Each text says what to change.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use http::Uri;
+
+use super::Config;
+use super::settings::Settings;
+use crate::origin;
+
+/// Notes every contradiction in `config`.
+pub(super) fn find(settings: &mut Settings, config: &Config) {
+    deadlines(settings, config);
+    addresses(settings, config);
+    let Config { cache, routes, origin, .. } = config;
+    if cache.max_image > cache.memory {
+        let text = "cache.max_image is more than cache.memory, so that an image could be too large to keep".to_owned();
+        settings.conflict(&["cache.max_image", "cache.memory"], text);
+    }
+    if routes.health_path.as_ref().is_some_and(|path| routes.paths.contains(path)) {
+        let text = "health_path is one of paths; it would never be answered".to_owned();
+        settings.conflict(&["health_path", "paths"], text);
+    }
+    if let Some(bad) = origin.ca_file.as_deref().and_then(|path| origin::check_ca_file(path).err()) {
+        settings.conflict(&["origin.ca_file"], bad.to_string());
+    }
+}
+
+fn deadlines(settings: &mut Settings, config: &Config) {
+    let Config { server, origin, .. } = config;
+    if origin.first_byte_timeout > origin.fill_timeout {
+        let text =
+            "origin.first_byte_timeout is longer than origin.fill_timeout, which would always end first".to_owned();
+        settings.conflict(&["origin.first_byte_timeout", "origin.fill_timeout"], text);
+    }
+    if server.drain_delay > server.drain {
+        let text = "drain_delay is longer than drain, of which it is a part".to_owned();
+        settings.conflict(&["drain_delay", "drain"], text);
+    }
+}
+
+/// A proxy that asks itself would go on doing so for ever.
+fn addresses(settings: &mut Settings, config: &Config) {
+    let Config { server, admin, origin, forward, .. } = config;
+    if admin.listen.is_some_and(|admin| collide(admin, server.listen)) {
+        let text = "listen and admin.listen are the same address; give each its own".to_owned();
+        settings.conflict(&["admin.listen", "listen"], text);
+    }
+    if leads_to(&origin.url, server.listen) {
+        let text = "origin.url is our own listener: every request would come back to us; name WeChat, or another proxy"
+            .to_owned();
+        settings.conflict(&["origin.url", "listen"], text);
+    }
+    if forward.app.as_ref().is_some_and(|app| leads_to(app, server.listen)) {
+        let text =
+            "app is our own listener: every request would come back to us; name the app's own address".to_owned();
+        settings.conflict(&["app", "listen"], text);
+    }
+}
+
+fn collide(one: SocketAddr, other: SocketAddr) -> bool {
+    one.port() == other.port() && one.port() != 0 && (one.ip() == other.ip() || one.ip().is_unspecified())
+}
+
+/// Whether a connection to `url` certainly reaches `listen`. Other names are not looked up.
+fn leads_to(url: &Uri, listen: SocketAddr) -> bool {
+    let Some(authority) = url.authority() else { return false };
+    let default = if url.scheme_str() == Some("https") { 443 } else { 80 };
+    if listen.port() == 0 || authority.port_u16().unwrap_or(default) != listen.port() {
+        return false;
+    }
+    let host = authority.host();
+    let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
+    let reached = literal.map_or_else(|_| if host == "localhost" { vec![v4, v6] } else { vec![] }, |ip| vec![ip]);
+    reached
+        .iter()
+        .any(|ip| *ip == listen.ip() || listen.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified()))
+}

@@ -1,0 +1,103 @@
+//! Every key, in the order of the reference in `README.md`: which field it fills, and what it may be.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use tracing::Level;
+
+use super::Config;
+use super::kind::{
+    address, address_or_off, app_url, boolean, budget, choice, count, duration, file, optional_path, origin_url, paths,
+    size, trusted, web_origins,
+};
+use super::settings::Settings;
+use crate::limit::{ClientHeader, TellBudget};
+use crate::log::Format;
+
+/// A deadline of zero would end everything before it began; one beyond an hour is none.
+const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
+/// Lifetimes may be zero: then nothing is kept.
+const LIFETIME: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(365 * 86_400);
+const SHORT_LIFETIME: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+const MEMORY: RangeInclusive<u64> = 1024 * 1024..=1024 * 1024 * 1024 * 1024;
+const IMAGE: RangeInclusive<u64> = 1..=64 * 1024 * 1024;
+
+/// Reads every key.
+pub(super) fn read(from: &mut Settings, config: &mut Config) {
+    listener(from, config);
+    origin(from, config);
+    cache(from, config);
+    limits(from, config);
+    timeouts(from, config);
+    from.set(&mut config.cors.allow_origins, "cors.allow_origins", web_origins);
+    from.set(&mut config.admin.listen, "admin.listen", address_or_off);
+    log(from, config);
+}
+
+fn listener(from: &mut Settings, config: &mut Config) {
+    from.set(&mut config.server.listen, "listen", address);
+    from.set(&mut config.forward.app, "app", app_url);
+    from.set(&mut config.routes.paths, "paths", paths);
+    from.set(&mut config.routes.health_path, "health_path", optional_path);
+    from.set(&mut config.clients.trusted_proxies, "trusted_proxies", trusted);
+    let headers = [("x-forwarded-for", ClientHeader::XForwardedFor), ("forwarded", ClientHeader::Forwarded)];
+    from.set(&mut config.clients.client_header, "client_header", choice(&headers));
+    from.set(&mut config.server.drain, "drain", duration(GRACE));
+    from.set(&mut config.server.drain_delay, "drain_delay", duration(GRACE));
+}
+
+fn origin(from: &mut Settings, config: &mut Config) {
+    let (origin, forward) = (&mut config.origin, &mut config.forward);
+    from.set(&mut origin.url, "origin.url", origin_url);
+    from.set(&mut origin.connect_timeout, "origin.connect_timeout", duration(DEADLINE));
+    from.set(&mut origin.first_byte_timeout, "origin.first_byte_timeout", duration(DEADLINE));
+    from.set(&mut origin.fill_timeout, "origin.fill_timeout", duration(DEADLINE));
+    from.set(&mut origin.max_concurrent, "origin.max_concurrent", count(1..=10_000));
+    from.set(&mut origin.ca_file, "origin.ca_file", file);
+    from.set(&mut forward.connect_timeout, "forward.connect_timeout", duration(DEADLINE));
+    from.set(&mut forward.first_byte_timeout, "forward.first_byte_timeout", duration(DEADLINE));
+}
+
+fn cache(from: &mut Settings, config: &mut Config) {
+    from.set(&mut config.cache.memory, "cache.memory", size(MEMORY));
+    from.set(&mut config.cache.max_image, "cache.max_image", size(IMAGE));
+    from.set(&mut config.cache.default_ttl, "cache.default_ttl", duration(LIFETIME));
+    from.set(&mut config.cache.negative_ttl, "cache.negative_ttl", duration(SHORT_LIFETIME));
+    from.set(&mut config.tickets.strict, "tickets.strict", boolean);
+}
+
+fn limits(from: &mut Settings, config: &mut Config) {
+    from.set(&mut config.limits.client_requests, "limits.client_requests", budget);
+    from.set(&mut config.limits.client_misses, "limits.client_misses", budget);
+    from.set(&mut config.limits.origin_fills, "limits.origin_fills", budget);
+    let tell = [("refusals", TellBudget::Refusals), ("always", TellBudget::Always), ("never", TellBudget::Never)];
+    from.set(&mut config.limits.ratelimit_headers, "limits.ratelimit_headers", choice(&tell));
+    from.set(&mut config.server.max_connections, "limits.max_connections", count(1..=1_000_000));
+    let share = &mut config.server.max_connections_per_client;
+    from.set(share, "limits.max_connections_per_client", count(1..=1_000_000));
+    from.set(&mut config.limits.max_waiters, "limits.max_waiters", count(0..=1_000_000));
+}
+
+fn timeouts(from: &mut Settings, config: &mut Config) {
+    let timeouts = &mut config.server.timeouts;
+    from.set(&mut timeouts.first_byte, "timeouts.first_byte", duration(DEADLINE));
+    from.set(&mut timeouts.head, "timeouts.head", duration(DEADLINE));
+    from.set(&mut timeouts.body, "timeouts.body", duration(DEADLINE));
+    from.set(&mut timeouts.write, "timeouts.write", duration(DEADLINE));
+    from.set(&mut timeouts.keep_alive, "timeouts.keep_alive", duration(DEADLINE));
+}
+
+fn log(from: &mut Settings, config: &mut Config) {
+    let formats = [("auto", Format::Auto), ("human", Format::Human), ("json", Format::Json)];
+    from.set(&mut config.log.format, "log.format", choice(&formats));
+    from.set(&mut config.log.access, "log.access", boolean);
+    let levels = [
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ];
+    from.set(&mut config.log.level, "log.level", choice(&levels));
+}

@@ -1,0 +1,211 @@
+//! What values may look like. Each function here reads one kind of value, and says what would be valid when it is not.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use http::Uri;
+
+use super::value::{Value, Wrong};
+use crate::limit::{Policy, Trusted};
+
+fn wrong(is: impl Into<String>, valid: impl Into<String>) -> Wrong {
+    Wrong { is: is.into(), valid: valid.into() }
+}
+
+/// `true` or `false`.
+pub(super) fn boolean(value: &Value) -> Result<bool, Wrong> {
+    match (value, value.as_text()) {
+        (Value::Bool(boolean), _) => Ok(*boolean),
+        (Value::Bare(_), Some("true")) => Ok(true),
+        (Value::Bare(_), Some("false")) => Ok(false),
+        _ => Err(wrong("is neither true nor false", "true, false")),
+    }
+}
+
+/// A whole number in `range`.
+pub(super) fn count(range: RangeInclusive<u32>) -> impl Fn(&Value) -> Result<usize, Wrong> {
+    move |value| {
+        let within = value.as_integer().and_then(|integer| u32::try_from(integer).ok()).filter(|n| range.contains(n));
+        let valid = || format!("a whole number from {} to {}", range.start(), range.end());
+        within.map(|n| n as usize).ok_or_else(|| wrong("is not in range", valid()))
+    }
+}
+
+/// A time such as `"10s"`, in `range`.
+pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Value) -> Result<Duration, Wrong> {
+    move |value| {
+        let form = |n| humantime::format_duration(n).to_string();
+        let (least, most) = (form(*range.start()), form(*range.end()));
+        let valid = || format!("a time with its unit, such as \"10s\" or \"1m 30s\", from {least} to {most}");
+        let parsed = value.as_text().and_then(|text| humantime::parse_duration(text).ok());
+        let duration = parsed.ok_or_else(|| wrong("is no time", valid()))?;
+        if range.contains(&duration) { Ok(duration) } else { Err(wrong("is out of range", valid())) }
+    }
+}
+
+/// A number of bytes such as `"64MiB"`, in `range`.
+pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&Value) -> Result<u64, Wrong> {
+    move |value| {
+        let (least, most) = (ByteSize(*range.start()), ByteSize(*range.end()));
+        let valid = || format!("bytes with their unit, such as \"64MiB\", from {least} to {most}");
+        let integer = value.as_integer().and_then(|integer| u64::try_from(integer).ok());
+        let parsed = || value.as_text().and_then(|text| text.parse::<ByteSize>().ok()).map(|size| size.as_u64());
+        let size = integer.or_else(parsed).ok_or_else(|| wrong("is no size", valid()))?;
+        if range.contains(&size) { Ok(size) } else { Err(wrong("is out of range", valid())) }
+    }
+}
+
+/// One of the words of `choices`.
+pub(super) fn choice<T: Copy>(choices: &[(&str, T)]) -> impl Fn(&Value) -> Result<T, Wrong> {
+    move |value| {
+        let found = choices.iter().find(|(word, _)| value.as_text() == Some(word));
+        let words = || choices.iter().map(|(word, _)| format!("\"{word}\"")).collect::<Vec<_>>().join(", ");
+        found.map(|(_, chosen)| *chosen).ok_or_else(|| wrong("is not one of the words", words()))
+    }
+}
+
+/// An address with a port.
+pub(super) fn address(value: &Value) -> Result<SocketAddr, Wrong> {
+    let parsed = value.as_text().and_then(|text| text.parse().ok());
+    parsed.ok_or_else(|| wrong("is no address", ADDRESS))
+}
+
+const ADDRESS: &str =
+    "an IP address with a port, such as \"127.0.0.1:8080\", \"0.0.0.0:8080\" or \"[::]:8080\"; port 0 picks a free one";
+
+/// An address with a port, or `"off"`.
+pub(super) fn address_or_off(value: &Value) -> Result<Option<SocketAddr>, Wrong> {
+    if value.as_text() == Some("off") {
+        return Ok(None);
+    }
+    address(value).map(Some).map_err(|Wrong { is, valid }| wrong(is, format!("{valid}; or \"off\"")))
+}
+
+/// A file; `""` is none.
+pub(super) fn file(value: &Value) -> Result<Option<PathBuf>, Wrong> {
+    let text = value.as_text().ok_or_else(|| wrong("is no path", "the path of a file in quotes"))?;
+    Ok(Some(text).filter(|text| !text.is_empty()).map(PathBuf::from))
+}
+
+/// The path of a URL, as it stands in a request; `""` is none.
+pub(super) fn optional_path(value: &Value) -> Result<Option<String>, Wrong> {
+    if value.as_text() == Some("") { Ok(None) } else { path(value).map(Some) }
+}
+
+/// At least one path of a URL.
+pub(super) fn paths(value: &Value) -> Result<Vec<String>, Wrong> {
+    let items = value.as_list().filter(|items| !items.is_empty());
+    items.ok_or_else(|| wrong("names no path", PATHS))?.iter().map(path).collect()
+}
+
+const PATHS: &str = "paths as they stand in a request, such as [\"/cgi-bin/showqrcode\"]";
+
+fn path(value: &Value) -> Result<String, Wrong> {
+    let stands = |text: &&str| {
+        text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'))
+    };
+    let text = value.as_text().filter(stands);
+    text.map(str::to_owned).ok_or_else(|| wrong(format!("contains {value}, which is no path"), PATHS))
+}
+
+/// Peers to trust.
+pub(super) fn trusted(value: &Value) -> Result<Vec<Trusted>, Wrong> {
+    const VALID: &str =
+        "a list of networks, addresses and the words \"loopback\", \"private\", such as [\"loopback\", \"10.0.0.0/8\"]";
+    let peer = |value: &Value| match value.as_text()? {
+        "loopback" => Some(Trusted::Loopback),
+        "private" => Some(Trusted::Private),
+        text => text.parse().or_else(|_| text.parse::<IpAddr>().map(ipnet::IpNet::from)).ok().map(Trusted::Net),
+    };
+    let items = value.as_list().ok_or_else(|| wrong("is no list", VALID))?;
+    let peers = items.iter().map(|item| peer(item).ok_or_else(|| wrong(format!("contains {item}"), VALID)));
+    peers.collect()
+}
+
+/// Origins as browsers send them, or `*`.
+pub(super) fn web_origins(value: &Value) -> Result<Vec<String>, Wrong> {
+    const VALID: &str = "[\"*\"] alone, or a list of origins as browsers send them, such as [\"https://shop.example\"]: scheme, host, \
+         port unless it is the scheme's own, no path";
+    let is_origin = |text: &&str| {
+        let uri = text.parse::<Uri>().ok();
+        *text == "*"
+            || uri.is_some_and(|uri| {
+                let same = |scheme, authority| format!("{scheme}://{authority}") == text.to_ascii_lowercase();
+                uri.scheme().zip(uri.authority()).is_some_and(|(scheme, authority)| same(scheme, authority))
+                    && **text == text.to_ascii_lowercase()
+            })
+    };
+    let items = value.as_list().ok_or_else(|| wrong("is no list", VALID))?;
+    let origin = |item: &Value| {
+        let origin = item.as_text().filter(is_origin).map(str::to_owned);
+        origin.ok_or_else(|| wrong(format!("contains {item}"), VALID))
+    };
+    let origins = items.iter().map(origin).collect::<Result<Vec<_>, _>>()?;
+    let starred = origins.len() > 1 && origins.iter().any(|origin| origin == "*");
+    if starred { Err(wrong("names more beside \"*\"", VALID)) } else { Ok(origins) }
+}
+
+/// The app's URL: scheme and authority.
+pub(super) fn app_url(value: &Value) -> Result<Option<Uri>, Wrong> {
+    const VALID: &str = "the app's address without a path, such as \"http://127.0.0.1:3000\"";
+    if value.as_text() == Some("") {
+        return Ok(None);
+    }
+    let is_bare = |uri: &Uri| uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none();
+    let uri = url(value).filter(is_bare);
+    uri.map(Some).ok_or_else(|| wrong("is no address of an app", VALID))
+}
+
+/// The origin's URL: scheme, authority and perhaps a path.
+pub(super) fn origin_url(value: &Value) -> Result<Uri, Wrong> {
+    const VALID: &str =
+        "\"https://\" (or \"http://\") and a host, such as \"https://mp.weixin.qq.com\"; a path replaces WeChat's own";
+    let is_base = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none();
+    url(value).filter(is_base).ok_or_else(|| wrong("is no URL of an origin", VALID))
+}
+
+/// A URL with a host and without credentials.
+fn url(value: &Value) -> Option<Uri> {
+    let uri: Uri = value.as_text().filter(|text| !text.contains('#'))?.parse().ok()?;
+    let authority = uri.authority()?;
+    (!authority.host().is_empty() && !authority.as_str().contains('@')).then_some(uri)
+}
+
+/// A budget, or `"off"`.
+pub(super) fn budget(value: &Value) -> Result<Option<Policy>, Wrong> {
+    const VALID: &str = "\"off\", or calls a second, calls at once and the longest wait: { rate = 50, burst = 500, wait = \"10s\" }, \
+         with a rate up to 1000000, a burst from 1 to 1000000, a wait up to 5m";
+    if value.as_text() == Some("off") {
+        return Ok(None);
+    }
+    let spelled_out = value.spelled_out();
+    let Value::Table(entries) = spelled_out.as_ref().unwrap_or(value) else {
+        return Err(wrong("is no budget", VALID));
+    };
+    policy(entries).map(Some).map_err(|is| wrong(is, VALID))
+}
+
+const MOST_CALLS: f64 = 1e6;
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// All three are asked for: half a budget would mean something else than it says.
+fn policy(entries: &[(String, Value)]) -> Result<Policy, String> {
+    let find = |wanted: &str| {
+        let found = entries.iter().find(|(name, _)| name == wanted);
+        found.map(|(_, value)| value).ok_or_else(|| format!("has no {wanted}"))
+    };
+    if let Some((other, _)) = entries.iter().find(|(name, _)| !["rate", "burst", "wait"].contains(&name.as_str())) {
+        return Err(format!("has an unknown part, {other}"));
+    }
+    let (rate, burst, wait) = (find("rate")?, find("burst")?, find("wait")?);
+    let in_range = |rate: &f64| *rate > 0.0 && *rate <= MOST_CALLS;
+    let rate = rate.as_number().filter(in_range).ok_or_else(|| format!("has the rate {rate}"))?;
+    let whole = burst.as_integer().and_then(|n| u32::try_from(n).ok()).filter(|n| f64::from(*n) <= MOST_CALLS);
+    let burst = whole.and_then(NonZeroU32::new).ok_or_else(|| format!("has the burst {burst}"))?;
+    let wait = duration(Duration::ZERO..=LONGEST_WAIT)(wait).map_err(|_| format!("has the wait {wait}"))?;
+    Ok(Policy { rate, burst, wait })
+}

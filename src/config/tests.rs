@@ -1,0 +1,359 @@
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::limit::{ClientHeader, Policy, TellBudget, Trusted};
+
+type Words<'a> = &'a [(&'a str, &'a str)];
+type Flags<'a> = &'a [(&'static str, &'static str, &'a str)];
+
+/// Sources with a file of these bytes, which lives as long as the directory.
+fn sources(toml: impl AsRef<[u8]>, environment: Words<'_>, flags: Flags<'_>) -> (TempDir, Sources) {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("ticketgate.toml");
+    std::fs::write(&file, toml).unwrap();
+    let sources = Sources {
+        file: Some(file),
+        look_around: false,
+        environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        flags: flags.iter().map(|(name, key, value)| Flag { name, key, value: (*value).to_owned() }).collect(),
+    };
+    (directory, sources)
+}
+
+fn load(toml: impl AsRef<[u8]>, environment: Words<'_>, flags: Flags<'_>) -> Result<Config, Mistakes> {
+    let (_directory, sources) = sources(toml, environment, flags);
+    Config::load(sources).map(|loaded| loaded.config)
+}
+
+fn loaded(toml: &str, environment: Words<'_>, flags: Flags<'_>) -> Config {
+    load(toml, environment, flags).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+/// The mistakes of `toml`, each as `line: text`.
+fn mistakes(toml: &str) -> Vec<String> {
+    let mistakes = load(toml, &[], &[]).expect_err("a mistake").0;
+    let line = |mistake: &Mistake| match &mistake.place {
+        mistake::Place::Line(line) => format!("{}: {}", line.number, mistake.text),
+        other => format!("{other}: {}", mistake.text),
+    };
+    mistakes.iter().map(line).collect()
+}
+
+/// Every key that exists, set to something else than its default.
+const EVERYTHING: &str = r#"
+listen = "0.0.0.0:81"
+app = "http://127.0.0.1:3000"
+paths = ["/cgi-bin/showqrcode", "/qr"]
+health_path = "/up"
+trusted_proxies = ["loopback", "private", "203.0.113.0/24", "2001:db8::1"]
+client_header = "forwarded"
+drain = "1m"
+drain_delay = "0s"
+
+[origin]
+url = "http://relay.example:8000/wx"
+connect_timeout = "1s"
+first_byte_timeout = "2s"
+fill_timeout = "3s"
+max_concurrent = 8
+
+[forward]
+connect_timeout = "4s"
+first_byte_timeout = "5s"
+
+[cache]
+memory = "1GiB"
+max_image = "64KiB"
+default_ttl = "0s"
+negative_ttl = "1m 30s"
+
+[tickets]
+strict = true
+
+[limits]
+client_requests = "off"
+client_misses = { rate = 0.5, burst = 7, wait = "500ms" }
+ratelimit_headers = "always"
+max_connections = 12
+max_connections_per_client = 3
+max_waiters = 0
+
+[limits.origin_fills]
+rate = 1
+burst = 2
+wait = "0s"
+
+[timeouts]
+first_byte = "1s"
+head = "2s"
+body = "3s"
+write = "4s"
+keep_alive = "5s"
+
+[cors]
+allow_origins = ["https://shop.example", "http://localhost:3000"]
+
+[admin]
+listen = "off"
+
+[log]
+format = "json"
+access = false
+level = "debug"
+"#;
+
+#[test]
+fn every_key_of_a_file_is_read() {
+    let config = loaded(EVERYTHING, &[], &[]);
+    assert_eq!(config.server.listen, "0.0.0.0:81".parse().unwrap());
+    assert_eq!(config.forward.app, Some("http://127.0.0.1:3000".parse().unwrap()));
+    assert_eq!(config.routes.paths, ["/cgi-bin/showqrcode", "/qr"]);
+    assert_eq!(config.routes.health_path.as_deref(), Some("/up"));
+    assert_eq!(config.clients.trusted_proxies.len(), 4);
+    assert_eq!(config.clients.trusted_proxies[3], Trusted::Net("2001:db8::1/128".parse().unwrap()));
+    assert_eq!(config.clients.client_header, ClientHeader::Forwarded);
+    assert_eq!((config.server.drain, config.server.drain_delay), (Duration::from_secs(60), Duration::ZERO));
+    assert_eq!(config.origin.url, "http://relay.example:8000/wx");
+    assert_eq!(config.origin.fill_timeout, Duration::from_secs(3));
+    assert_eq!(config.origin.max_concurrent, 8);
+    assert_eq!(config.forward.first_byte_timeout, Duration::from_secs(5));
+    assert_eq!((config.cache.memory, config.cache.max_image), (1 << 30, 1 << 16));
+    assert_eq!(config.cache.negative_ttl, Duration::from_secs(90));
+    assert!(config.tickets.strict);
+    assert_eq!(config.limits.client_requests, None);
+    let policy = |rate, burst: u32, wait| Policy { rate, burst: burst.try_into().unwrap(), wait };
+    assert_eq!(config.limits.client_misses, Some(policy(0.5, 7, Duration::from_millis(500))));
+    assert_eq!(config.limits.origin_fills, Some(policy(1.0, 2, Duration::ZERO)));
+    assert_eq!(config.limits.ratelimit_headers, TellBudget::Always);
+    assert_eq!((config.server.max_connections, config.server.max_connections_per_client), (12, 3));
+    assert_eq!(config.limits.max_waiters, 0);
+    assert_eq!(config.server.timeouts.keep_alive, Duration::from_secs(5));
+    assert_eq!(config.cors.allow_origins.len(), 2);
+    assert_eq!(config.admin.listen, None);
+    assert_eq!((config.log.access, config.log.level), (false, tracing::Level::DEBUG));
+}
+
+#[test]
+fn no_key_is_forgotten_in_the_file_above() {
+    let (_directory, sources) = sources(EVERYTHING, &[], &[]);
+    let mut settings = Settings::open(sources);
+    keys::read(&mut settings, &mut Config::default());
+    // A file that must exist is tried elsewhere.
+    assert_eq!(settings.untouched(), ["origin.ca_file"]);
+}
+
+#[test]
+fn without_a_file_the_reference_values_hold() {
+    let config = Config::load(Sources::default()).unwrap();
+    assert_eq!(config, Loaded { config: Config::default(), file: None });
+    assert_eq!(config.config.server.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.config.origin.url, "https://mp.weixin.qq.com");
+}
+
+#[test]
+fn flags_win_over_the_environment_and_that_over_the_file() {
+    let file = "listen = \"127.0.0.1:1\"\n[cache]\nmemory = \"1MiB\"\ndefault_ttl = \"1s\"\n";
+    let environment = [("TICKETGATE_LISTEN", "127.0.0.1:2"), ("TICKETGATE_CACHE_MEMORY", "2MiB"), ("PATH", "/bin")];
+    let config = loaded(file, &environment, &[("--listen", "listen", "127.0.0.1:3")]);
+    assert_eq!(config.server.listen.port(), 3);
+    assert_eq!(config.cache.memory, 2 << 20);
+    assert_eq!(config.cache.default_ttl, Duration::from_secs(1));
+}
+
+#[test]
+fn the_environment_says_lists_and_budgets_in_one_word() {
+    let environment = [
+        ("TICKETGATE_TRUSTED_PROXIES", "loopback, 10.0.0.0/8"),
+        ("TICKETGATE_PATHS", "[\"/a\", \"/b\"]"),
+        ("TICKETGATE_LIMITS_CLIENT_MISSES", "{ rate = 1, burst = 2, wait = \"3s\" }"),
+        ("TICKETGATE_LIMITS_CLIENT_REQUESTS", "off"),
+        ("TICKETGATE_LIMITS_MAX_WAITERS", "5"),
+        ("TICKETGATE_TICKETS_STRICT", "true"),
+        ("TICKETGATE_CORS_ALLOW_ORIGINS", ""),
+        // A service called `ticketgate` has Kubernetes set these; TICKETGATE_CONFIG names the file.
+        ("TICKETGATE_SERVICE_HOST", "10.0.0.1"),
+        ("TICKETGATE_PORT", "tcp://10.0.0.1:80"),
+        ("TICKETGATE_PORT_80_TCP_PROTO", "tcp"),
+        ("TICKETGATE_CONFIG", "x.toml"),
+    ];
+    let config = loaded("", &environment, &[]);
+    assert_eq!(config.clients.trusted_proxies.len(), 2);
+    assert_eq!(config.routes.paths, ["/a", "/b"]);
+    assert_eq!(config.limits.client_misses.unwrap().wait, Duration::from_secs(3));
+    assert_eq!(config.limits.client_requests, None);
+    assert_eq!(config.limits.max_waiters, 5);
+    assert!(config.tickets.strict);
+    assert!(config.cors.allow_origins.is_empty());
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_with_their_lines() {
+    let told = mistakes(
+        "listn = \"127.0.0.1:1\"\n\
+         drain = 5\n\
+         [cache]\n\
+         memory = \"lots\"\n\
+         colour = \"red\"\n\
+         [origin]\n\
+         first_byte_timeout = \"1m\"\n\
+         [nonsense]\n\
+         x = 1\n",
+    );
+    assert_eq!(told.len(), 6, "{told:#?}");
+    assert_eq!(told[0], "1: unknown key listn; did you mean listen?");
+    assert!(told[1].starts_with("2: drain: 5 is no time; valid: a time with its unit"), "{}", told[1]);
+    assert!(told[2].starts_with("4: cache.memory: \"lots\" is no size; valid: bytes"), "{}", told[2]);
+    assert_eq!(told[3], "5: unknown key cache.colour; valid in [cache]: default_ttl, max_image, memory, negative_ttl");
+    assert!(told[4].starts_with("7: origin.first_byte_timeout is longer than origin.fill_timeout"), "{}", told[4]);
+    assert!(told[5].starts_with("8: unknown key nonsense"), "{}", told[5]);
+}
+
+#[test]
+fn a_mistake_shows_the_line_and_points_at_the_part() {
+    let (_directory, sources) = sources("# ours\n\tlisten   = \"nowhere\" # here\n", &[], &[]);
+    let file = sources.file.clone().unwrap();
+    let told = Config::load(sources).unwrap_err().to_string();
+    let expected = format!(
+        "{}:2: listen: \"nowhere\" is no address; valid: an IP address with a port, such as \"127.0.0.1:8080\", \
+         \"0.0.0.0:8080\" or \"[::]:8080\"; port 0 picks a free one\n  2 | \tlisten   = \"nowhere\" # here\n    | \t           \
+         ^^^^^^^^^\n1 mistake in the configuration",
+        file.display()
+    );
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn what_is_no_toml_is_told_beside_the_other_mistakes() {
+    let told = mistakes("listen = 127.0.0.1:1\n[cache]\nmemory = \"lots\"\nmemory = \"1MiB\"\n");
+    assert!(told.iter().any(|line| line.starts_with("1: not TOML")), "{told:#?}");
+    assert!(told.iter().any(|line| line.starts_with("3: cache.memory")), "{told:#?}");
+    assert!(told.iter().any(|line| line.starts_with("4: not TOML") && line.contains("duplicate")), "{told:#?}");
+    assert!(!told.iter().any(|line| line.starts_with("1: listen")), "told once: {told:#?}");
+}
+
+#[test]
+fn mistakes_in_the_environment_and_on_the_command_line_are_named() {
+    let environment = [("TICKETGATE_LISTEM", "x"), ("TICKETGATE_CACHE_MEMORY", "x"), ("TICKETGATE_QQQ", "x")];
+    let told = load("", &environment, &[("--app", "app", "https://x/y")]).unwrap_err().to_string();
+    assert!(
+        told.contains("environment TICKETGATE_LISTEM: sets no key that exists; did you mean TICKETGATE_LISTEN?"),
+        "{told}"
+    );
+    assert!(told.contains("environment TICKETGATE_CACHE_MEMORY: cache.memory: \"x\" is no size"), "{told}");
+    assert!(told.contains("environment TICKETGATE_QQQ: sets no key that exists\n"), "{told}");
+    assert!(told.contains("flag --app: app: \"https://x/y\" is no address of an app"), "{told}");
+    assert!(told.ends_with("4 mistakes in the configuration"), "{told}");
+}
+
+#[test]
+fn keys_of_later_versions_are_unknown_until_they_mean_something() {
+    let told = mistakes("proxy_protocol = true\n[tls]\nlisten = \"127.0.0.1:1\"\n[cache]\nstale_if_error = \"30d\"\n");
+    assert_eq!(told.len(), 3, "{told:#?}");
+}
+
+#[test]
+fn sections_and_values_are_not_confused() {
+    let told = mistakes("cache = 5\n[limts]\nmax_waiters = 1\n[log.level]\nx = 1\n");
+    assert_eq!(told[0], "1: cache is a section, not a value; write [cache] and its keys below");
+    assert_eq!(told[1], "2: unknown key limts; did you mean [limits]?");
+    assert!(told[2].starts_with("4: log.level: { x = 1 } is not one of the words"), "{told:#?}");
+}
+
+#[test]
+fn contradictions_name_what_to_change() {
+    let cases = [
+        ("drain = \"1s\"\ndrain_delay = \"2s\"", "2: drain_delay is longer than drain"),
+        ("drain = \"1s\"", "1: drain_delay is longer than drain"),
+        ("paths = [\"/a\"]\nhealth_path = \"/a\"", "2: health_path is one of paths"),
+        ("[cache]\nmemory = \"1MiB\"\nmax_image = \"2MiB\"", "3: cache.max_image is more than cache.memory"),
+        ("listen = \"127.0.0.1:7\"\n[admin]\nlisten = \"127.0.0.1:7\"", "3: listen and admin.listen are the same"),
+        ("listen = \"127.0.0.1:7\"\n[origin]\nurl = \"http://localhost:7\"", "3: origin.url is our own listener"),
+        ("listen = \"0.0.0.0:80\"\n[origin]\nurl = \"http://127.0.0.1\"", "3: origin.url is our own listener"),
+        ("listen = \"[::]:7\"\napp = \"http://[::1]:7\"", "2: app is our own listener"),
+        ("[origin]\nca_file = \"/nowhere/ca.pem\"", "2: origin.ca_file /nowhere/ca.pem: "),
+    ];
+    for (toml, expected) in cases {
+        let told = mistakes(toml);
+        assert!(told.len() == 1 && told[0].starts_with(expected), "{toml}: {told:#?}");
+    }
+    loaded("listen = \"127.0.0.1:0\"\n[origin]\nurl = \"http://127.0.0.1:8080\"", &[], &[]);
+    loaded("listen = \"10.0.0.1:80\"\n[origin]\nurl = \"http://127.0.0.1\"", &[], &[]);
+}
+
+#[test]
+fn values_out_of_range_or_of_another_kind_are_refused() {
+    let bad = [
+        "listen = \"localhost:80\"",
+        "listen = 8080",
+        "listen = \"off\"",
+        "app = \"https://127.0.0.1:1\"",
+        "app = \"http://127.0.0.1:1/base\"",
+        "app = \"http://user:secret@127.0.0.1:1\"",
+        "app = \"127.0.0.1:1\"",
+        "paths = []",
+        "paths = [\"cgi-bin\"]",
+        "paths = [\"/a?b\"]",
+        "paths = \"/a\"",
+        "health_path = \"up\"",
+        "trusted_proxies = [\"10.0.0.0/33\"]",
+        "trusted_proxies = [\"example.com\"]",
+        "trusted_proxies = \"loopback\"",
+        "client_header = \"x-real-ip\"",
+        "drain = \"10\"",
+        "drain = \"2h\"",
+        "drain = true",
+        "[origin]\nurl = \"ftp://a\"",
+        "[origin]\nurl = \"https://\"",
+        "[origin]\nurl = \"https://a/?b=c\"",
+        "[origin]\nmax_concurrent = 0",
+        "[origin]\nconnect_timeout = \"0s\"",
+        "[cache]\nmemory = \"1KiB\"",
+        "[cache]\nmemory = -1",
+        "[limits]\nclient_misses = { rate = 0, burst = 1, wait = \"1s\" }",
+        "[limits]\nclient_misses = { rate = 1, burst = 0, wait = \"1s\" }",
+        "[limits]\nclient_misses = { rate = 1, burst = 1 }",
+        "[limits]\nclient_misses = { rate = 1, burst = 1, wait = \"1s\", x = 1 }",
+        "[limits]\nclient_misses = { rate = nan, burst = 1, wait = \"1s\" }",
+        "[limits]\nclient_misses = { rate = inf, burst = 1, wait = \"1s\" }",
+        "[limits]\nclient_misses = { rate = 1, burst = 1, wait = \"1d\" }",
+        "[limits]\nclient_misses = \"on\"",
+        "[limits]\nmax_connections = 0",
+        "[limits]\nmax_connections = \"many\"",
+        "[cors]\nallow_origins = [\"*\", \"https://a\"]",
+        "[cors]\nallow_origins = [\"https://a/\"]",
+        "[cors]\nallow_origins = [\"a.example\"]",
+        "[cors]\nallow_origins = [\"https://A.example\"]",
+        "[log]\nlevel = \"loud\"",
+        "[log]\naccess = \"yes\"",
+    ];
+    for toml in bad {
+        let told = mistakes(toml);
+        assert!(told.len() == 1 && told[0].contains("; valid: "), "{toml}: {told:#?}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_mistake() {
+    let nowhere = Sources { file: Some("/nowhere/ticketgate.toml".into()), ..Sources::default() };
+    let told = Config::load(nowhere).unwrap_err().to_string();
+    assert!(told.starts_with("/nowhere/ticketgate.toml: cannot be read: "), "{told}");
+    let told = load(b"listen = \"\xff\"", &[], &[]).unwrap_err().to_string();
+    assert!(told.contains("is not UTF-8 at byte 10"), "{told}");
+    let told = load(vec![b'#'; 1024 * 1024 + 1], &[], &[]).unwrap_err().to_string();
+    assert!(told.contains("longer than 1 MiB"), "{told}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_file_makes_it_panic(text in "[ -~\n\t\u{e9}\u{4f60}]{0,300}") {
+        let _ = load(&text, &[], &[]).map_err(|mistakes| mistakes.to_string());
+    }
+
+    #[test]
+    fn no_value_makes_it_panic(value in "[ -~\u{4f60}]{0,40}", key in 0usize..4) {
+        let keys = ["listen", "app", "cache.memory", "limits.client_misses"];
+        let _ = load("", &[], &[("--x", keys[key], &value)]).map_err(|mistakes| mistakes.to_string());
+    }
+}

@@ -1,0 +1,182 @@
+//! The command as a user runs it: what it prints, where, and its exit codes (S2, S37–S40).
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use crate::support::client::Connection;
+use crate::support::origin::{Answer, Origin};
+use crate::support::tickets;
+
+const SAMPLE: &str = "gQH47joAAAAAAAAAASxodHRwOi8vd2VpeGluLnFxLmNvbS9xL2taZ2Z3TVRtNzJXV1Brb3ZhYmJJAAIEZ23sUwMEmm3sUw==";
+
+/// The command in an empty directory and an empty environment, so that nothing of this machine counts.
+fn ticketgate(directory: &TempDir, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ticketgate"));
+    command.args(arguments).current_dir(directory.path()).env_clear();
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    ticketgate(&TempDir::new().unwrap(), arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// A server under test, ended with the test.
+struct Server {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    _directory: TempDir,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let directory = TempDir::new().unwrap();
+        let mut child = ticketgate(&directory, arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Self { child, stderr, _directory: directory }
+    }
+
+    fn log_line(&mut self) -> serde_json::Value {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line:?}"))
+    }
+
+    /// The log line that has this message.
+    fn log_line_saying(&mut self, message: &str) -> serde_json::Value {
+        (0..100).map(|_| self.log_line()).find(|line| line["message"] == message).expect("the line comes")
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn exit_code(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn address(line: &serde_json::Value, listener: &str) -> SocketAddr {
+    line[listener].as_str().unwrap().parse().unwrap()
+}
+
+const ON_FREE_PORTS: [&str; 4] = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_where_it_listens_serves_and_ends_well_on_sigterm() {
+    let origin = Origin::answering(Answer::image()).await;
+    let url = origin.url();
+    let mut arguments = ON_FREE_PORTS.to_vec();
+    arguments.extend(["--origin", &url]);
+    let mut server = Server::start(&arguments);
+    let listening = server.log_line_saying("listening");
+    assert_eq!((&listening["tls"], &listening["relay"]), (&"off".into(), &"off".into()));
+    let public = address(&listening, "public");
+    let target = tickets::target(SAMPLE);
+    let answer = Connection::open(public).await.get(&target, "Connection: close\r\nX-Request-Id: mine-1\r\n").await;
+    assert_eq!((answer.status, answer.header("x-request-id")), (200, Some("mine-1")));
+    let ready = Connection::open(address(&listening, "admin")).await.get("/readyz", "Connection: close\r\n").await;
+    assert_eq!(ready.status, 200);
+
+    let line = server.log_line();
+    for (field, expected) in
+        [("route", "image"), ("cache", "miss"), ("ticket", "a4516834"), ("client", "127.0.0.1"), ("id", "mine-1")]
+    {
+        assert_eq!(line[field], expected, "{line}");
+    }
+    assert_eq!(line["status"], 200);
+    assert!(line["origin_ms"].is_number() && line["took_ms"].is_number(), "{line}");
+    assert!(!line.to_string().contains(SAMPLE), "a ticket is a key to its code: {line}");
+
+    server.signal(Signal::TERM);
+    // A second signal ends the drain at once.
+    server.log_line_saying("draining; a second signal ends it at once");
+    server.signal(Signal::INT);
+    assert_eq!(server.exit_code(), Some(0), "nothing was open");
+}
+
+#[test]
+fn the_start_line_appears_whatever_the_level() {
+    let directory = TempDir::new().unwrap();
+    let mut command = ticketgate(&directory, &ON_FREE_PORTS);
+    command.env("TICKETGATE_LOG_LEVEL", "error").env("TICKETGATE_LOG_FORMAT", "human");
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(line.contains("listening public=127.0.0.1:") && line.contains("tls=\"off\" admin="), "{line}");
+}
+
+#[test]
+fn a_bad_configuration_exits_2_and_names_file_line_and_valid_values() {
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("ticketgate.toml"), "listen = \"nowhere\"\n[cache]\nmemry = 1\n").unwrap();
+    for command in ["serve", "check"] {
+        let output = ticketgate(&directory, &[command]).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{command}");
+        let told = text(&output.stderr);
+        assert!(told.contains("ticketgate.toml:1: listen: \"nowhere\" is no address; valid: "), "{told}");
+        assert!(told.contains("ticketgate.toml:3: unknown key cache.memry; did you mean cache.memory?"), "{told}");
+        assert!(told.ends_with("2 mistakes in the configuration\n"), "{told}");
+    }
+}
+
+#[test]
+fn bad_usage_exits_2_and_a_port_in_use_1() {
+    assert_eq!(output(&["--listn", "x"]).status.code(), Some(2));
+    assert_eq!(output(&["frobnicate"]).status.code(), Some(2));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let refused = output(&["--listen", &taken.local_addr().unwrap().to_string(), "--admin-listen", "off"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let told = text(&refused.stderr);
+    assert!(told.contains("cannot listen on 127.0.0.1:") && told.contains("(listen)"), "{told}");
+}
+
+#[test]
+fn a_valid_configuration_is_said_to_be_so() {
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("own.toml"), "listen = \"127.0.0.1:81\"\n").unwrap();
+    let named = ticketgate(&directory, &["check", "--config", "own.toml"]).output().unwrap();
+    assert_eq!((named.status.code(), text(&named.stdout)), (Some(0), "own.toml: the configuration is valid\n"));
+    let by_variable = ticketgate(&directory, &["check"]).env("TICKETGATE_CONFIG", "missing.toml").output().unwrap();
+    assert_eq!(by_variable.status.code(), Some(2));
+}
+
+#[test]
+fn inspect_tells_people_and_programs() {
+    let people = output(&["inspect", SAMPLE]);
+    assert_eq!(people.status.code(), Some(0));
+    assert!(text(&people.stdout).contains("url         http://weixin.qq.com/q/kZgfwMTm72WWPkovabbI\n"));
+    let programs = output(&["inspect", "--json", SAMPLE]);
+    let report: serde_json::Value = serde_json::from_slice(&programs.stdout).unwrap();
+    assert_eq!(report["expires"], "2014-08-14T08:04:42Z");
+    assert_eq!(report["short"], "a4516834");
+    let bad = output(&["inspect", "a%00b"]);
+    assert_eq!(bad.status.code(), Some(1));
+    assert!(text(&bad.stderr).starts_with("ticketgate: the ticket contains characters"));
+}
+
+#[test]
+fn help_shows_an_example_for_each_command() {
+    assert!(text(&output(&["--help"]).stdout).contains("ticketgate --app http://127.0.0.1:3000"));
+    for command in ["serve", "check", "inspect"] {
+        let help = output(&[command, "--help"]);
+        assert!(text(&help.stdout).contains("Example"), "{command}");
+        assert_eq!(help.status.code(), Some(0));
+    }
+}
