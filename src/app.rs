@@ -20,7 +20,7 @@ use crate::fill::judge::Rules;
 use crate::fill::{Filler, Fills};
 use crate::forward::Forward;
 use crate::limit::{Limits, Trust};
-use crate::log::START;
+use crate::log::{Dropped, START};
 use crate::metrics::{Metrics, Reading};
 use crate::origin::{BadCaFile, Origin};
 use crate::proxy::{Proxy, Shared};
@@ -67,6 +67,8 @@ pub struct Surroundings {
     pub clock: Clock,
     /// Faults on purpose.
     pub faults: Faults,
+    /// What the log could not write.
+    pub dropped_lines: Dropped,
 }
 
 /// Why nothing could be started.
@@ -82,7 +84,7 @@ pub enum StartError {
 
 impl Default for Surroundings {
     fn default() -> Self {
-        Self { clock: Clock::system(), faults: Faults::default() }
+        Self { clock: Clock::system(), faults: Faults::default(), dropped_lines: Dropped::default() }
     }
 }
 
@@ -159,7 +161,7 @@ fn background() -> io::Result<Runtime> {
 }
 
 fn share(config: &Config, around: Surroundings, metrics: &Arc<Metrics>, run: &Runtime) -> Result<Shared, StartError> {
-    let Surroundings { clock, faults } = around;
+    let Surroundings { clock, faults, dropped_lines } = around;
     let counted = Arc::clone(metrics);
     let cache = Arc::new(Cache::new(&config.cache, move || {
         counted.evictions.inc();
@@ -184,6 +186,7 @@ fn share(config: &Config, around: Surroundings, metrics: &Arc<Metrics>, run: &Ru
         cache,
         fills: Fills::new(filler, most_fills, run.handle().clone()),
         responder: Responder::new(Cors::new(&config.cors), config.limits.ratelimit_headers),
+        dropped_lines,
         clock,
     })
 }
@@ -197,7 +200,8 @@ fn operator(shared: &Arc<Shared>, metrics: &Arc<Metrics>, drain: &Drain) -> Admi
 /// Says where we listen, whatever the log level (S2).
 fn announce(addresses: Addresses) {
     let admin = addresses.admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
-    tracing::info!(target: START, public = %addresses.public, tls = "off", admin, relay = "off", "listening");
+    let off = tracing::field::display("off");
+    tracing::info!(target: START, public = %addresses.public, tls = off, %admin, relay = off, "listening");
 }
 
 /// Ends with its runtime.
@@ -228,6 +232,7 @@ impl Shared {
             waiting: self.limits.waiting() as u64,
             circuit_open: self.fills.origin().circuit_is_open(),
             skew_millis: self.fills.origin().skew_millis(),
+            log_lines_dropped: self.dropped_lines.lines(),
         }
     }
 }

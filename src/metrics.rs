@@ -1,6 +1,7 @@
 //! What is counted. Handles are passed down from [`crate::app`] and resolved once, so that counting on the way of a request
 //! is one atomic addition; there is no global registry, and two proxies in one process count apart.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -68,6 +69,8 @@ pub struct Reading {
     pub circuit_open: bool,
     /// The origin's clock less ours, in milliseconds.
     pub skew_millis: i64,
+    /// Log lines that found the queue full.
+    pub log_lines_dropped: u64,
 }
 
 /// Sums for a view of the whole.
@@ -89,6 +92,7 @@ struct Gauges {
     waiting: Gauge,
     circuit_open: Gauge,
     skew_millis: Gauge,
+    log_lines_dropped: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -248,6 +252,7 @@ impl Gauges {
         registry.register("waiting", "Requests that wait for a budget", self.waiting.clone());
         registry.register("circuit_open", "1 while the origin is only probed", self.circuit_open.clone());
         registry.register("origin_clock_skew_ms", "The origin's clock less ours", self.skew_millis.clone());
+        registry.register("log_lines_dropped", "Log lines that found the queue full", self.log_lines_dropped.clone());
     }
 
     fn set(&self, reading: Reading) {
@@ -260,6 +265,7 @@ impl Gauges {
         self.waiting.set(signed(reading.waiting));
         self.circuit_open.set(i64::from(reading.circuit_open));
         self.skew_millis.set(reading.skew_millis);
+        self.log_lines_dropped.inner().store(reading.log_lines_dropped, Ordering::Relaxed);
     }
 }
 

@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::fill::{Fills, Joined};
 use crate::forward::Forward;
 use crate::limit::{Client, Limits, Trust};
+use crate::log::Dropped;
 use crate::reply::{Answered, Refusal, Reply};
 use crate::respond::{Asked, Responder};
 use crate::route::{self, Route, Routes};
@@ -51,6 +52,8 @@ pub struct Shared {
     pub fills: Fills,
     /// Builds answers.
     pub responder: Responder,
+    /// What the log could not write.
+    pub dropped_lines: Dropped,
     /// The time.
     pub clock: Clock,
 }

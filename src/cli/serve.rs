@@ -17,8 +17,9 @@ pub(super) fn serve(loaded: Result<Loaded, Mistakes>) -> ExitCode {
         Err(mistakes) => return refuse(&mistakes),
     };
     // Kept to the end: dropping it writes the lines that are still queued.
-    let _log = log::init(&config.log);
-    match App::bind(config, Surroundings::default()).and_then(App::start) {
+    let log = log::init(&config.log);
+    let surroundings = Surroundings { dropped_lines: log.dropped(), ..Surroundings::default() };
+    match App::bind(config, surroundings).and_then(App::start) {
         Ok(running) => until_a_signal(running),
         Err(error) => {
             complain(&error);

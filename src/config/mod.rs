@@ -1,6 +1,6 @@
 //! Configuration (S37): flags over environment over a TOML file over defaults. Each component owns what it needs and its
-//! defaults; [`keys`] says which key fills which, [`settings`] where values come from, [`kind`] what they may look like.
-//! All mistakes are found in one pass and told together ([`mistake`]).
+//! defaults; `keys` says which key fills which, `settings` where values come from, `kind` what they may look like.
+//! All mistakes are found in one pass and told together (`mistake`).
 
 mod conflicts;
 mod keys;

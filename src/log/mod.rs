@@ -7,7 +7,7 @@ use std::io::IsTerminal;
 pub use config::{Config, Format};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry, fmt};
@@ -20,9 +20,34 @@ pub const START: &str = "ticketgate::start";
 /// Lines that may wait to be written; past them lines are dropped, and requests are never held up.
 const QUEUE: usize = 16_384;
 
-/// Sends log lines to standard error from now on. Keep the guard: dropping it writes what is still queued.
-pub fn init(config: &Config) -> WorkerGuard {
+/// The running log. Dropping it writes what is still queued.
+pub struct Log {
+    dropped: Dropped,
+    _guard: WorkerGuard,
+}
+
+/// Counts the lines that found the queue full. Cheap to clone; none when nobody logs.
+#[derive(Debug, Clone, Default)]
+pub struct Dropped(Option<ErrorCounter>);
+
+impl Log {
+    /// The count of lines that were dropped.
+    pub fn dropped(&self) -> Dropped {
+        self.dropped.clone()
+    }
+}
+
+impl Dropped {
+    /// Lines dropped so far.
+    pub fn lines(&self) -> u64 {
+        self.0.as_ref().map_or(0, |counter| counter.dropped_lines() as u64)
+    }
+}
+
+/// Sends log lines to standard error from now on.
+pub fn init(config: &Config) -> Log {
     let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(QUEUE).finish(std::io::stderr());
+    let dropped = Dropped(Some(writer.error_counter()));
     let terminal = std::io::stderr().is_terminal();
     let human = match config.format {
         Format::Human => true,
@@ -39,7 +64,7 @@ pub fn init(config: &Config) -> WorkerGuard {
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         tracing::debug!("somebody else writes the log of this process");
     }
-    guard
+    Log { dropped, _guard: guard }
 }
 
 /// Other crates stay at warnings: at their finer levels they write down whole requests.

@@ -72,7 +72,7 @@ impl Origin {
         self.learn(answer)
     }
 
-    /// The last skew between the origin's clock and ours, in milliseconds (see [`skew`]).
+    /// The last skew between the origin's clock and ours, in milliseconds: positive when its clock shows more than ours.
     pub fn skew_millis(&self) -> i64 {
         self.skew.millis()
     }

@@ -10,7 +10,7 @@
 //! | the peer to stop sending, after we closed with something of its unread | 5 s, 4 MiB | closed |
 //!
 //! The first byte of a connection is awaited before this wrapper exists (see [`super::connection`]); pieces of a request
-//! body are timed where they are read (see [`super::timed_body`]).
+//! body are timed where they are read (see [`crate::body::timed`]).
 
 use std::io;
 use std::pin::Pin;

@@ -1,5 +1,5 @@
 //! Tickets: the text WeChat issued, in its one canonical form (S6–S9). The canonical text is the cache key and the only
-//! client byte that reaches the origin. [`repair`] undoes what pages do to tickets; [`layout`] knows what a ticket looks
+//! client byte that reaches the origin. `repair` undoes what pages do to tickets; `layout` knows what a ticket looks
 //! like inside and thereby proves a repair. All of it is pure.
 
 mod config;

@@ -25,6 +25,7 @@ async fn health_readiness_and_counts_are_on_their_own_listener_only() {
         "ticketgate_image_failures_total{reason=\"empty-ticket\"} 1",
         "ticketgate_fills_total 1",
         "ticketgate_cache_entries{store=\"image\"}",
+        "ticketgate_log_lines_dropped_total 0",
         "ticketgate_build_info{version=\"",
         "# EOF",
     ] {

@@ -40,7 +40,8 @@ impl Proxy {
         config.admin.listen = Some("127.0.0.1:0".parse().unwrap());
         change(&mut config);
         let (clock, hands) = Clock::adjustable();
-        let running = App::bind(config, Surroundings { clock, faults }).unwrap().start().unwrap();
+        let running =
+            App::bind(config, Surroundings { clock, faults, ..Surroundings::default() }).unwrap().start().unwrap();
         Self { running, hands }
     }
 
