@@ -291,16 +291,14 @@ impl Running {
         self.drain.announce();
     }
 
-    /// Drains and waits for the end, which `impatience` cuts short.
-    pub fn drain_unless(self, impatience: impl Future<Output = ()> + Send + 'static) -> Ending {
+    /// Ends the drain when `impatience` does.
+    pub fn cut_drain_on(&self, impatience: impl Future<Output = ()> + Send + 'static) {
         let drain = self.drain.clone();
         // Ends with the background threads, at the latest.
         self.background.as_ref().expect("present until dropped").spawn(async move {
             impatience.await;
             drain.end();
         });
-        self.drain();
-        self.finish()
     }
 
     /// Waits for the drain to end: at most `drain` after it was announced.

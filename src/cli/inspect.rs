@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use serde::Serialize;
 
-use super::{complain, say};
+use super::{fail, say};
 use crate::clock::Clock;
 use crate::moment::Wall;
 use crate::ticket::{BadTicket, Facts, Ticket};
@@ -52,10 +52,7 @@ impl Inspect {
     pub(super) fn run(&self) -> ExitCode {
         let report = match find(&self.ticket) {
             Ok(ticket) => Report::of(&ticket, Clock::system().now().wall),
-            Err(bad) => {
-                complain(bad);
-                return ExitCode::FAILURE;
-            }
+            Err(bad) => return fail(bad),
         };
         if self.json {
             say(serde_json::to_string_pretty(&report).expect("text, numbers and booleans are JSON"));

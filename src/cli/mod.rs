@@ -123,6 +123,12 @@ fn complain(error: impl std::fmt::Display) {
     let _ = writeln!(io::stderr().lock(), "ticketgate: {error}");
 }
 
+/// Says what went wrong, and ends with 1.
+fn fail(error: impl std::fmt::Display) -> ExitCode {
+    complain(error);
+    ExitCode::FAILURE
+}
+
 /// Tells every mistake in a configuration.
 fn refuse(mistakes: &Mistakes) -> ExitCode {
     let _ = writeln!(io::stderr().lock(), "{mistakes}");

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::{BAD_USAGE, complain, refuse};
+use super::{BAD_USAGE, complain, fail, refuse};
 use crate::app::{App, Ending, Running, StartError, Surroundings};
 use crate::config::{Loaded, Mistakes};
 use crate::log;
@@ -20,30 +20,34 @@ pub(super) fn serve(loaded: Result<Loaded, Mistakes>) -> ExitCode {
     let log = log::init(&config.log);
     let surroundings = Surroundings { dropped_lines: log.dropped(), ..Surroundings::default() };
     match App::bind(config, surroundings).and_then(App::start) {
-        Ok(running) => until_a_signal(running),
-        Err(error) => {
-            complain(&error);
-            ExitCode::from(if matches!(error, StartError::CaFile(_)) { BAD_USAGE } else { 1 })
+        Ok(running) => match until_a_signal(&running) {
+            Ok(()) => exit_code(running.finish()),
+            Err(error) => fail(format_args!("cannot wait for signals: {error}")),
+        },
+        Err(error @ StartError::CaFile(_)) => {
+            complain(error);
+            ExitCode::from(BAD_USAGE)
         }
+        Err(error) => fail(error),
     }
 }
 
-/// Serves until a signal; a second one cuts the drain short.
-pub(super) fn until_a_signal(running: Running) -> ExitCode {
-    let waited = running.wait_for(async {
+/// Serves until a signal and announces the drain, which a second signal cuts short.
+pub(super) fn until_a_signal(running: &Running) -> io::Result<()> {
+    let mut signals = running.wait_for(async {
         let mut signals = Signals::new()?;
         signals.next().await;
         Ok::<_, io::Error>(signals)
-    });
-    let mut signals = match waited {
-        Ok(signals) => signals,
-        Err(error) => {
-            complain(format_args!("cannot wait for signals: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
+    })?;
+    running.cut_drain_on(async move { signals.next().await });
     tracing::info!("draining; a second signal ends it at once");
-    match running.drain_unless(async move { signals.next().await }) {
+    running.drain();
+    Ok(())
+}
+
+/// What the end of the drain means to whoever started us.
+pub(super) fn exit_code(ending: Ending) -> ExitCode {
+    match ending {
         Ending::Clean => {
             tracing::info!("drained");
             ExitCode::SUCCESS
