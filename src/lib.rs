@@ -28,6 +28,7 @@ pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod exchange;
 pub mod fault;
 pub mod fill;

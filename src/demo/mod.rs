@@ -1,0 +1,3 @@
+//! What `ticketgate demo` is made of (S41).
+
+pub mod qr;
