@@ -8,6 +8,7 @@ mod admin;
 mod answers;
 mod cache;
 mod cli;
+mod demo;
 mod fills;
 mod forward;
 mod limits;

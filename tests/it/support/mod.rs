@@ -3,6 +3,7 @@
 pub mod client;
 pub mod origin;
 pub mod proxy;
+pub mod scanner;
 pub mod tickets;
 
 use std::time::Duration;
