@@ -1,0 +1,163 @@
+//! The demo's page in a real browser, which sees what no other client does: decoded pictures, canvases that may be read,
+//! a policy that is enforced. Run with `cargo test --test it browser -- --ignored`.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use ticketgate::app::Surroundings;
+use ticketgate::demo::Demo;
+
+use crate::support::browser::Browser;
+use crate::support::scanner::Grey;
+
+const GOOD: [&str; 5] = ["bare", "encoded", "twice", "brief", "permanent"];
+
+struct Viewer {
+    demo: Demo,
+    browser: Browser,
+}
+
+impl Viewer {
+    fn start(width: u32, height: u32) -> Self {
+        let demo = Demo::start("127.0.0.1:0".parse().unwrap(), Surroundings::default()).unwrap();
+        Self { demo, browser: Browser::start(width, height) }
+    }
+
+    /// Opens the page and waits until every card has what it waits for.
+    fn look(&self) {
+        self.look_at(&self.demo.url());
+    }
+
+    fn look_at(&self, url: &str) {
+        self.browser.open(url);
+        for card in GOOD.into_iter().chain(["poster"]) {
+            self.wait_for(card, "shown");
+        }
+        self.wait_for("broken", "broken");
+        self.browser.wait_for("#figures[data-state=shown]");
+    }
+
+    fn wait_for(&self, card: &str, state: &str) {
+        self.browser.wait_for(&format!("[data-card={card}][data-state={state}]"));
+    }
+
+    fn natural_size(&self, card: &str) -> Value {
+        let image = format!("document.querySelector('[data-card={card}] img')");
+        self.browser.run(&format!("const image = {image}; return [image.naturalWidth, image.naturalHeight]"))
+    }
+
+    fn count(&self, selector: &str) -> u64 {
+        self.browser.run(&format!("return document.querySelectorAll('{selector}').length")).as_u64().unwrap()
+    }
+
+    /// Whether the page fits its window, and which elements do not.
+    fn overflow(&self) -> Value {
+        self.browser.run(
+            "const width = document.documentElement.clientWidth;
+             const wide = [...document.querySelectorAll('body *')].filter((e) => e.getBoundingClientRect().right > width);
+             return [document.documentElement.scrollWidth - width, wide.map((e) => e.tagName + '.' + e.className)]",
+        )
+    }
+
+    /// The page cannot help that a browser reports a 404 or a 429, which it asks for on purpose.
+    fn complaints(&self) -> Vec<Value> {
+        let on_purpose = |entry: &Value| {
+            let message = entry["message"].as_str().unwrap_or_default();
+            entry["source"] == "network" && (message.contains("status of 404") || message.contains("status of 429"))
+        };
+        self.browser.console().into_iter().filter(|entry| !on_purpose(entry)).collect()
+    }
+}
+
+#[test]
+#[ignore = "needs chromium"]
+fn every_good_code_is_shown_whole_and_the_broken_one_shows_as_broken() {
+    let viewer = Viewer::start(1280, 900);
+    viewer.look();
+    for card in GOOD {
+        assert_eq!(viewer.natural_size(card), json!([430, 430]), "{card}");
+    }
+    assert_eq!(viewer.natural_size("broken"), json!([0, 0]));
+    for card in GOOD {
+        viewer.browser.wait_for(&format!("[data-card={card}][data-inspected='200']"));
+    }
+    viewer.browser.wait_for("[data-card=broken][data-inspected='404']");
+    assert_eq!(viewer.demo.figures().origin_images, 4, "three spellings, one call; brief, permanent, broken");
+    viewer.browser.keep_picture("desktop-light");
+    viewer.browser.prefer("prefers-color-scheme", "dark");
+    viewer.browser.keep_picture("desktop-dark");
+    assert_eq!(viewer.complaints(), Vec::<Value>::new());
+}
+
+#[test]
+#[ignore = "needs chromium"]
+fn a_poster_with_a_code_of_another_origin_can_be_read_and_scanned() {
+    let viewer = Viewer::start(1280, 900);
+    let port = viewer.demo.address().port();
+    let pages = [("127.0.0.1", "localhost"), ("localhost", "127.0.0.1"), ("shop.example", "shop.example")];
+    for (host, other) in pages {
+        viewer.look_at(&format!("http://{host}:{port}/"));
+        let url = viewer.browser.run("return document.getElementById('poster-url').textContent");
+        assert!(url.as_str().unwrap().starts_with(&format!("http://{other}:{port}/")), "{url}");
+        let jpeg = viewer.browser.run("return document.getElementById('poster').toDataURL('image/jpeg', 0.95)");
+        let jpeg = jpeg.as_str().unwrap().strip_prefix("data:image/jpeg;base64,").expect("a canvas that may be read");
+        let said = Grey::of(&STANDARD.decode(jpeg).unwrap()).scan();
+        assert!(said.starts_with("http://weixin.qq.com/q/"), "{said}");
+        viewer.browser.wait_for("#poster-save:not([hidden])");
+        assert_eq!(viewer.complaints(), Vec::<Value>::new());
+    }
+}
+
+#[test]
+#[ignore = "needs chromium"]
+fn the_brief_code_is_gone_when_its_time_is_up() {
+    let viewer = Viewer::start(1280, 900);
+    viewer.look();
+    viewer.wait_for("brief", "gone");
+    assert_eq!(viewer.natural_size("brief"), json!([0, 0]));
+    viewer.browser.keep_picture("desktop-expired");
+    assert_eq!(viewer.natural_size("permanent"), json!([430, 430]), "the others stay");
+    assert_eq!(viewer.complaints(), Vec::<Value>::new());
+}
+
+#[test]
+#[ignore = "needs chromium"]
+fn the_button_reaches_the_limit_and_no_further_viewing_does() {
+    let viewer = Viewer::start(1280, 900);
+    viewer.look();
+    viewer.look();
+    assert_eq!(viewer.demo.figures().refused, 0, "viewing stays within the budget");
+    viewer.browser.click("#burst");
+    viewer.wait_for("limit", "recovering");
+    let (served, refused) = (viewer.count("#dots [data-answer=served]"), viewer.count("#dots [data-answer=refused]"));
+    viewer.browser.keep_picture("desktop-limit");
+    assert_eq!(served + refused, 200);
+    assert!(served >= 110, "{served} served: the budget less two views");
+    assert!(refused > 0, "all served");
+    assert!(viewer.demo.figures().refused >= refused);
+    viewer.wait_for("limit", "recovered");
+    let told = viewer.browser.run("return document.getElementById('retry-after').textContent");
+    assert_eq!(told, "1 s");
+    assert_eq!(viewer.complaints(), Vec::<Value>::new());
+}
+
+#[test]
+#[ignore = "needs chromium"]
+fn the_page_fits_a_phone() {
+    let viewer = Viewer::start(360, 740);
+    viewer.look();
+    assert_eq!(viewer.overflow(), json!([0, []]));
+    viewer.browser.keep_picture("phone-light");
+    viewer.browser.prefer("prefers-color-scheme", "dark");
+    viewer.browser.keep_picture("phone-dark");
+}
+
+#[test]
+#[ignore = "needs chromium"]
+fn the_page_says_so_when_the_demo_has_ended() {
+    let Viewer { demo, browser } = Viewer::start(1280, 900);
+    browser.open(&demo.url());
+    browser.wait_for("#figures[data-state=shown]");
+    drop(demo);
+    browser.wait_for("#figures[data-state=lost]");
+}
