@@ -1,5 +1,5 @@
 //! `ticketgate demo` (S41): the real proxy between two made-up neighbours, a stand-in for WeChat and a small app whose
-//! page shows what the proxy does. This module starts them and ends them; [`stand_in`] and [`page`] say what they answer.
+//! page shows what the proxy does. This module starts them and ends them; `stand_in` and `page` say what they answer.
 //! Needs nothing but loopback, and keeps nothing: two demos run in one process.
 
 mod issued;
@@ -10,7 +10,7 @@ mod stand_in;
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,17 +59,17 @@ struct Neighbours(Option<Runtime>);
 impl Demo {
     /// Starts the demo; its page is at `listen`, whose port may be 0.
     pub fn start(listen: SocketAddr, surroundings: Surroundings) -> Result<Self, DemoError> {
-        let (weixin, app) = (bound()?, bound()?);
+        let ((weixin, weixin_at), (app, app_at)) = (bound()?, bound()?);
         let clock = surroundings.clock.clone();
-        let proxy = App::bind(configure(listen, weixin.1, app.1), surroundings).map_err(DemoError::Proxy)?;
+        let proxy = App::bind(configure(listen, weixin_at, app_at), surroundings).map_err(DemoError::Proxy)?;
         let neighbours = Neighbours::new().map_err(DemoError::Neighbours)?;
         let running = proxy.start().map_err(DemoError::Proxy)?;
         let stand_in = Arc::new(StandIn::new(clock.clone()));
         let read = figures(&running, &stand_in);
-        let page = Page::new(weixin.1, clock, Arc::clone(&read));
-        neighbours.spawn(loopback::serve(stand_in, weixin.0));
-        neighbours.spawn(loopback::serve(Arc::new(page), app.0));
-        Ok(Self { running, neighbours, stand_in: weixin.1, read })
+        let page = Page::new(weixin_at, clock, Arc::clone(&read));
+        neighbours.spawn(loopback::serve(stand_in, weixin));
+        neighbours.spawn(loopback::serve(Arc::new(page), app));
+        Ok(Self { running, neighbours, stand_in: weixin_at, read })
     }
 
     /// Where the proxy listens.
@@ -106,9 +106,7 @@ impl Demo {
     }
 }
 
-type Bound = (std::net::TcpListener, SocketAddr);
-
-fn bound() -> Result<Bound, DemoError> {
+fn bound() -> Result<(TcpListener, SocketAddr), DemoError> {
     let listener = loopback::bind().map_err(DemoError::Neighbours)?;
     let address = listener.local_addr().map_err(DemoError::Neighbours)?;
     Ok((listener, address))
