@@ -97,11 +97,14 @@ impl Demo {
         &self.running
     }
 
-    /// Waits for the proxy's drain to end, then ends the neighbours.
+    /// Waits for the proxy's drain to end, then ends the neighbours and waits for them.
+    ///
+    /// # Panics
+    /// When called from within a runtime.
     pub fn finish(self) -> Ending {
         let Self { running, neighbours, .. } = self;
         let ending = running.finish();
-        drop(neighbours);
+        neighbours.finish();
         ending
     }
 }
@@ -160,6 +163,12 @@ impl Neighbours {
         let mut threads = Builder::new_multi_thread();
         threads.worker_threads(THREADS).thread_name("ticketgate-demo").enable_all();
         Ok(Self(Some(threads.build()?)))
+    }
+
+    fn finish(mut self) {
+        if let Some(threads) = self.0.take() {
+            threads.shutdown_timeout(DRAIN);
+        }
     }
 
     fn spawn(&self, serving: impl Future<Output = io::Result<()>> + Send + 'static) {

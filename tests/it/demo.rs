@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 use ticketgate::app::Surroundings;
 use ticketgate::clock::{Clock, Hands};
 use ticketgate::demo::{Demo, qr};
-use ticketgate::fault::Faults;
 use ticketgate::ticket::Ticket;
 
 use crate::support::client::{Connection, Response};
@@ -23,7 +22,7 @@ struct Show {
 impl Show {
     fn start() -> Self {
         let (clock, hands) = Clock::adjustable();
-        let surroundings = Surroundings { clock, faults: Faults::default() };
+        let surroundings = Surroundings { clock, ..Surroundings::default() };
         Self { demo: Demo::start("127.0.0.1:0".parse().unwrap(), surroundings).unwrap(), hands }
     }
 
