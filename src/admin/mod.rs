@@ -2,31 +2,22 @@
 
 pub mod config;
 
-use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 pub use config::Config;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Semaphore;
 
 use crate::metrics::{Metrics, Reading};
 use crate::server::drain::Drain;
+use crate::server::small::{self, Answers};
 
 /// Connections at once: a few scrapers and people.
 const CONNECTIONS: usize = 64;
-/// For a head, and for an idle connection.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// Accepting rests this long after it failed.
-const REST: Duration = Duration::from_millis(100);
 
 /// OpenMetrics 1.0.
 const OPEN_METRICS: HeaderValue =
@@ -45,30 +36,17 @@ pub struct Admin {
 
 /// Serves `admin` on `listener` until dropped.
 pub async fn serve(admin: Arc<Admin>, listener: TcpListener) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(REST).await;
-            continue;
-        };
-        let admin = Arc::clone(&admin);
-        // Ends by its own deadlines, or with the runtime.
-        tokio::spawn(async move {
-            let _place = place;
-            let service = service_fn(|request| std::future::ready(Ok::<_, Infallible>(admin.answer(&request))));
-            let mut http1 = http1::Builder::new();
-            http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-            if let Err(error) = http1.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, "an admin connection broke");
-            }
-        });
+    small::serve(admin, listener, CONNECTIONS).await
+}
+
+impl Answers for Admin {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        self.say(&request)
     }
 }
 
 impl Admin {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    fn say(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return text(StatusCode::METHOD_NOT_ALLOWED, "this listener takes GET and HEAD\n");
         }

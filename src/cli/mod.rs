@@ -2,6 +2,7 @@
 //! bad configuration, 1 for everything else.
 
 mod check;
+mod demo;
 mod inspect;
 mod serve;
 
@@ -46,6 +47,9 @@ enum Command {
     /// Serves images, and everything else from the app (also without a command).
     #[command(after_help = "Example: ticketgate serve --listen 0.0.0.0:8080 --app http://127.0.0.1:3000")]
     Serve(Options),
+    /// Shows it at work on a built-in stand-in for WeChat: prints the address of a page to open.
+    #[command(after_help = demo::EXAMPLES)]
+    Demo(demo::Show),
     /// Says whether the configuration is valid, without starting anything.
     #[command(after_help = "Example: ticketgate check --config ticketgate.toml && systemctl restart ticketgate")]
     Check(Options),
@@ -108,6 +112,7 @@ pub fn run(
     let environment = environment.into_iter().filter_map(readable).collect();
     match command.unwrap_or(Command::Serve(options)) {
         Command::Serve(options) => serve::serve(options.load(environment)),
+        Command::Demo(show) => show.run(),
         Command::Check(options) => check::check(options.load(environment)),
         Command::Inspect(inspect) => inspect.run(),
     }

@@ -25,6 +25,7 @@ use self::stand_in::StandIn;
 use crate::app::{App, Ending, Running, StartError, Surroundings};
 use crate::config::Config;
 use crate::limit::{Policy, TellBudget};
+use crate::ticket::Ticket;
 
 /// Threads that play the neighbours.
 const THREADS: usize = 2;
@@ -41,6 +42,7 @@ pub struct Demo {
     running: Running,
     neighbours: Neighbours,
     stand_in: SocketAddr,
+    example: Ticket,
     read: Read,
 }
 
@@ -67,9 +69,10 @@ impl Demo {
         let stand_in = Arc::new(StandIn::new(clock.clone()));
         let read = figures(&running, &stand_in);
         let page = Page::new(weixin_at, clock, Arc::clone(&read));
+        let example = stand_in.example();
         neighbours.spawn(loopback::serve(stand_in, weixin));
         neighbours.spawn(loopback::serve(Arc::new(page), app));
-        Ok(Self { running, neighbours, stand_in: weixin_at, read })
+        Ok(Self { running, neighbours, stand_in: weixin_at, example, read })
     }
 
     /// Where the proxy listens.
@@ -80,6 +83,11 @@ impl Demo {
     /// The address of the page, for people.
     pub fn url(&self) -> String {
         format!("http://{}/", reachable(self.address()))
+    }
+
+    /// The address of an image to try things with, of a permanent ticket that the page does not show.
+    pub fn image_url(&self) -> String {
+        format!("http://{}{}?ticket={}", reachable(self.address()), stand_in::SHOW, self.example.encoded())
     }
 
     /// Where the stand-in for WeChat listens.

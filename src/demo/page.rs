@@ -24,10 +24,11 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::issued::older;
-use super::loopback::{self, Neighbour};
+use super::loopback;
 use super::stand_in::{CREATE, SHOW};
 use crate::clock::Clock;
 use crate::moment::Wall;
+use crate::server::small::Answers;
 use crate::ticket::{Validity, mint};
 
 const PAGE: &str = include_str!("page.html");
@@ -164,7 +165,7 @@ impl Page {
     }
 }
 
-impl Neighbour for Page {
+impl Answers for Page {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut refusal = answer(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "the demo takes GET and HEAD\n");

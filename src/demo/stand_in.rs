@@ -15,10 +15,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
 
 use super::issued::{Issue, Issued, OutOfTickets, Scene, Term};
-use super::loopback::{self, Neighbour};
+use super::loopback;
 use super::qr;
 use crate::clock::Clock;
 use crate::moment::Wall;
+use crate::server::small::Answers;
+use crate::ticket::Ticket;
 
 /// Where tickets are made.
 pub const CREATE: &str = "/cgi-bin/qrcode/create";
@@ -112,6 +114,14 @@ impl StandIn {
         Calls { create: read(&self.create_calls), image: read(&self.image_calls) }
     }
 
+    /// A permanent ticket to try things with.
+    pub fn example(&self) -> Ticket {
+        let scene = Scene::Text("example".to_owned());
+        let issue = self.issued().issue(scene, &Term::Permanent, self.clock.now().wall);
+        let ticket = issue.expect("the first ticket is within the bound").ticket;
+        Ticket::from_text(&ticket).expect("the ticket is well formed")
+    }
+
     async fn create(&self, request: Request<Incoming>) -> Result<String, Objection> {
         self.create_calls.fetch_add(1, Ordering::Relaxed);
         if request.method() != Method::POST {
@@ -161,7 +171,7 @@ impl StandIn {
     }
 }
 
-impl Neighbour for StandIn {
+impl Answers for StandIn {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         match request.uri().path() {
             CREATE => self.json(self.create(request).await.unwrap_or_else(Objection::told)),

@@ -9,6 +9,7 @@ pub mod files;
 pub mod listener;
 pub mod places;
 pub mod progress;
+pub mod small;
 pub mod workers;
 
 pub use config::{Config, Timeouts};

@@ -109,6 +109,27 @@ async fn it_says_where_it_listens_serves_and_ends_well_on_sigterm() {
     assert_eq!(server.exit_code(), Some(0), "nothing was open");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_prints_where_to_look_and_an_image_that_is_a_miss_and_then_a_hit() {
+    let directory = TempDir::new().unwrap();
+    let mut command = ticketgate(&directory, &["demo", "--listen", "127.0.0.1:0"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let lines: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().take(7).map(Result::unwrap).collect();
+    let after = |mark: &str| lines.iter().find_map(|line| line.split_once(mark)).expect(mark).1;
+    let address: SocketAddr = after("http://").split_once('/').unwrap().0.parse().unwrap();
+    let image = after("curl -si '").split_once('\'').unwrap().0;
+    let target = image.strip_prefix(&format!("http://{address}")).unwrap();
+    let mut connection = Connection::open(address).await;
+    for expected in ["ticketgate; fwd=uri-miss; fwd-status=200; stored", "ticketgate; hit; ttl="] {
+        let answer = connection.get(target, "").await;
+        assert!(answer.cache_status().starts_with(expected), "{}", answer.cache_status());
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some("image/jpeg")));
+    }
+    assert!(connection.get("/", "Connection: close\r\n").await.text().contains("<img"));
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn the_start_line_appears_whatever_the_level() {
     let directory = TempDir::new().unwrap();
@@ -174,7 +195,7 @@ fn inspect_tells_people_and_programs() {
 #[test]
 fn help_shows_an_example_for_each_command() {
     assert!(text(&output(&["--help"]).stdout).contains("ticketgate --app http://127.0.0.1:3000"));
-    for command in ["serve", "check", "inspect"] {
+    for command in ["serve", "demo", "check", "inspect"] {
         let help = output(&[command, "--help"]);
         assert!(text(&help.stdout).contains("Example"), "{command}");
         assert_eq!(help.status.code(), Some(0));

@@ -1,0 +1,49 @@
+//! `ticketgate demo` (S41): the main job on the built-in stand-in.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::serve::{exit_code, until_a_signal};
+use super::{fail, say};
+use crate::app::Surroundings;
+use crate::demo::Demo;
+use crate::log;
+
+pub(super) const EXAMPLES: &str = "Example: ticketgate demo --listen 127.0.0.1:0";
+
+/// Where to show it.
+#[derive(Debug, Args)]
+pub(super) struct Show {
+    /// Where the page is served; port 0 picks a free one.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+}
+
+impl Show {
+    /// Shows the demo until `SIGTERM` or `SIGINT`.
+    pub(super) fn run(&self) -> ExitCode {
+        let log = log::init(&log::Config::default());
+        let surroundings = Surroundings { dropped_lines: log.dropped(), ..Surroundings::default() };
+        let demo = match Demo::start(self.listen, surroundings) {
+            Ok(demo) => demo,
+            Err(error) => return fail(format_args!("{error}; --listen 127.0.0.1:0 picks a free port")),
+        };
+        say(introduction(&demo));
+        match until_a_signal(demo.running()) {
+            Ok(()) => exit_code(demo.finish()),
+            Err(error) => fail(format_args!("cannot wait for signals: {error}")),
+        }
+    }
+}
+
+fn introduction(demo: &Demo) -> String {
+    format!(
+        "\n  ticketgate demo, before a built-in stand-in for WeChat\n\n  \
+         open   {}\n  or     curl -si '{}' | head -n 20\n         \
+         twice: a miss, then a hit\n  end    Ctrl-C\n",
+        demo.url(),
+        demo.image_url(),
+    )
+}
