@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method, Request, Response};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::body::Body;
 use crate::body::timed::TimedBody;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use crate::moment::Tick;
 use crate::proxy::Proxy;
 use crate::reply::Answered;
 
@@ -21,6 +22,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Bytes of an id that a client may bring along.
 const LONGEST_ID: usize = 64;
+
+/// What is logged for a client that hung up, as nginx does.
+const CLIENT_GONE: u16 = 499;
 
 /// Target of the access lines.
 pub const ACCESS: &str = "access";
@@ -110,6 +114,42 @@ fn write_line(answered: &Answered, method: &Method, id: &HeaderValue, took: Dura
     );
 }
 
+/// A request that is not answered yet. Dropped in this state it was given up: its client hung up.
+struct Pending<'a> {
+    records: &'a Records,
+    method: &'a Method,
+    id: &'a HeaderValue,
+    peer: SocketAddr,
+    began: Tick,
+}
+
+impl Pending<'_> {
+    fn took(&self) -> Duration {
+        self.records.clock.tick().since(self.began)
+    }
+
+    fn answered(self, answered: &Answered) {
+        let this = std::mem::ManuallyDrop::new(self);
+        this.records.keep(answered, this.method, this.id, this.took());
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.records.metrics.abandoned.inc();
+        if tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
+            tracing::info!(
+                target: ACCESS,
+                method = self.method.as_str(),
+                status = CLIENT_GONE,
+                client = %self.peer.ip(),
+                took_ms = milliseconds(self.took()),
+                id = self.id.to_str().unwrap_or_default(),
+            );
+        }
+    }
+}
+
 fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
@@ -120,7 +160,15 @@ impl Exchanges {
         Self { proxy, records }
     }
 
-    /// Answers `request`, which came from `peer`. Dropping the future leaves no record: nobody was answered.
+    /// Notes a message that was no HTTP, and was answered `status` before it became a request.
+    pub fn malformed(&self, status: StatusCode, peer: SocketAddr) {
+        self.records.metrics.malformed.inc();
+        if tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
+            tracing::info!(target: ACCESS, route = "refused", status = status.as_u16(), reason = "malformed", client = %peer.ip());
+        }
+    }
+
+    /// Answers `request`, which came from `peer`. Dropping the future, as a client that hangs up does, is recorded as 499.
     pub async fn serve(&self, mut request: Request<TimedBody>, peer: SocketAddr) -> Response<Body> {
         let records = &self.records;
         let began = records.clock.tick();
@@ -128,9 +176,10 @@ impl Exchanges {
         let id = records.request_id(request.headers().get(REQUEST_ID));
         request.headers_mut().insert(REQUEST_ID, id.clone());
         records.note_ignored_forwarding(&self.proxy, peer, &request);
+        let pending = Pending { records, method: &method, id: &id, peer, began };
         let mut answered = self.proxy.answer(request, peer).await;
         answered.response.headers_mut().insert(REQUEST_ID, id.clone());
-        records.keep(&answered, &method, &id, records.clock.tick().since(began));
+        pending.answered(&answered);
         answered.response
     }
 }

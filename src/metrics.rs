@@ -43,6 +43,10 @@ pub struct Metrics {
     pub connections_refused: Counter,
     /// Failures of accept(2).
     pub accept_failures: Counter,
+    /// Messages that were no HTTP.
+    pub malformed: Counter,
+    /// Requests whose client hung up before the answer.
+    pub abandoned: Counter,
     /// Images evicted for want of room.
     pub evictions: Counter,
     /// Forwarding headers from a loopback or private peer that is not trusted.
@@ -138,6 +142,8 @@ impl Metrics {
             connections_open: Gauge::default(),
             connections_refused: Counter::default(),
             accept_failures: Counter::default(),
+            malformed: Counter::default(),
+            abandoned: Counter::default(),
             evictions: Counter::default(),
             untrusted_forwarding: Counter::default(),
             gauges: Gauges::default(),
@@ -163,6 +169,9 @@ impl Metrics {
             self.connections_refused.clone(),
         );
         registry.register("accept_failures", "Failed attempts to accept a connection", self.accept_failures.clone());
+        registry.register("malformed_messages", "Messages that were no HTTP", self.malformed.clone());
+        let help = "Requests whose client hung up before the answer";
+        registry.register("abandoned_requests", help, self.abandoned.clone());
         registry.register("cache_evictions", "Images evicted for want of room", self.evictions.clone());
         let help = "Requests whose forwarding headers were ignored though their peer is local";
         registry.register("untrusted_forwarding", help, self.untrusted_forwarding.clone());

@@ -1,5 +1,6 @@
-//! Sending a request out over a pool, with a deadline for the first byte of the answer that does not count the time to
-//! connect: connecting has a deadline of its own. Shared by the ways to the origin and to the app.
+//! Sending a request out over a pool, with a deadline for the first byte of the answer. It counts neither the time to
+//! connect, which has a deadline of its own, nor the time in which the request's body still moves. Shared by the ways to
+//! the origin and to the app.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{CaptureConnection, Connect, capture_connection};
 use hyper_util::client::legacy::{Client, Error};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until};
 
 /// Why no answer began.
 #[derive(Debug)]
@@ -20,12 +21,14 @@ pub enum Unanswered {
     Lost(Error),
 }
 
-/// Sends `request` and waits for the head of its answer. Dropping the future closes the connection, unless the request
+/// Sends `request` and waits for the head of its answer, `first_byte` at most after the connection was there and after the
+/// last piece of the request's body, which `last_piece` tells. Dropping the future closes the connection, unless the request
 /// had not been written yet.
 pub async fn send<C, B>(
     pool: &Client<C, B>,
     mut request: Request<B>,
     first_byte: Duration,
+    last_piece: impl Fn() -> Option<Instant>,
 ) -> Result<Response<Incoming>, Unanswered>
 where
     C: Connect + Clone + Send + Sync + 'static,
@@ -38,9 +41,30 @@ where
     let answered = tokio::select! {
         biased;
         answered = &mut sending => answered,
-        () = connected(&mut capture) => timeout(first_byte, sending).await.map_err(|_| Unanswered::TooSlow)?,
+        () = connected(&mut capture) => {
+            let connected = Instant::now();
+            let quiet_since = || last_piece().map_or(connected, |piece| piece.max(connected));
+            tokio::select! {
+                biased;
+                answered = sending => answered,
+                () = silence(quiet_since, first_byte) => return Err(Unanswered::TooSlow),
+            }
+        }
     };
     answered.map_err(Unanswered::Lost)
+}
+
+/// Ends when nothing has moved for `bound`.
+async fn silence(quiet_since: impl Fn() -> Instant, bound: Duration) {
+    let mut since = quiet_since();
+    loop {
+        sleep_until(since + bound).await;
+        let moved = quiet_since();
+        if moved == since {
+            return;
+        }
+        since = moved;
+    }
 }
 
 async fn connected(capture: &mut CaptureConnection) {

@@ -61,17 +61,18 @@ pub struct Shared {
 impl Proxy {
     /// Answers `request`, which came from `peer`. Dropping the future gives up waiting; a fill it began goes on.
     pub async fn answer(&self, request: Request<TimedBody>, peer: SocketAddr) -> Answered {
-        let shared = &self.shared;
-        let client = shared.trust.client(peer.ip(), request.headers());
+        let Shared { routes, trust, responder, .. } = &*self.shared;
+        let client = trust.client(peer.ip(), request.headers());
+        let asked = Asked { method: request.method(), headers: request.headers() };
         if let Err(bad) = route::check_host(request.version(), request.uri(), request.headers()) {
-            return Answered::bad_request(&request, bad).by(client);
+            return Answered::bad_request(asked, bad, responder).by(client);
         }
-        match shared.routes.of(request.method(), request.uri()) {
+        match routes.of(request.method(), request.uri()) {
             Route::Image => self.image(&request, client).await,
-            Route::Preflight => Answered::preflight(shared.responder.preflight(request.headers())),
+            Route::Preflight => Answered::preflight(responder.preflight(request.headers())),
             Route::Health => Answered::healthy(request.method()),
             Route::App => self.forward(request, peer).await,
-            Route::NotAllowed(allow) => Answered::not_allowed(&request, allow),
+            Route::NotAllowed(allow) => Answered::not_allowed(asked, allow, responder),
         }
         .by(client)
     }

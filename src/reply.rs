@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use crate::body::Body;
-use crate::body::timed::TimedBody;
 use crate::cache::Found;
 use crate::cache::entry::{Instead, Negative};
 use crate::cache::status::{Kept, Outcome};
@@ -16,9 +15,11 @@ use crate::limit::{Admitted, Client, Refused};
 use crate::moment::Moment;
 use crate::origin::Failure;
 use crate::proxy::{NO_APP, Shared};
-use crate::respond::{self, Asked};
+use crate::respond::{self, Asked, Responder};
 use crate::route::{BadRequest, Kind};
 use crate::ticket::{BadTicket, Ticket};
+
+const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// How an image request ended.
 #[derive(Debug)]
@@ -236,20 +237,20 @@ impl Answered {
     }
 
     /// S5: says what is wrong, and closes.
-    pub fn bad_request(request: &Request<TimedBody>, bad: BadRequest) -> Self {
-        let mut response = respond::text(request.method(), StatusCode::BAD_REQUEST, &bad.to_string());
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    pub fn bad_request(asked: Asked<'_>, bad: BadRequest, responder: &Responder) -> Self {
+        let mut response = responder.objection(asked, StatusCode::BAD_REQUEST, &bad.to_string());
+        response.headers_mut().insert(header::CONNECTION, CLOSE);
         Self { reason: Some(bad.reason()), ..Self::of(Kind::Refused, response) }
     }
 
     /// 405, with what is allowed.
-    pub fn not_allowed(request: &Request<TimedBody>, allow: &'static str) -> Self {
+    pub fn not_allowed(asked: Asked<'_>, allow: &'static str, responder: &Responder) -> Self {
         let text = format!("this path takes {allow}");
-        let mut response = respond::text(request.method(), StatusCode::METHOD_NOT_ALLOWED, &text);
+        let mut response = responder.objection(asked, StatusCode::METHOD_NOT_ALLOWED, &text);
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
-        if request.method() == Method::CONNECT {
+        if asked.method == Method::CONNECT {
             // What follows was meant for a tunnel, and is no request.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response.headers_mut().insert(header::CONNECTION, CLOSE);
         }
         Self::of(Kind::Refused, response)
     }

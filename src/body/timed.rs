@@ -3,8 +3,8 @@
 //! that nobody read to its end is reported, since its connection cannot serve another request.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,10 +20,27 @@ pub struct TimedBody {
     between_pieces: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
+    ended: bool,
     unread: Unread,
+    last_piece: Option<LastPiece>,
 }
 
-/// Tells whether a request body was dropped before its end.
+/// When the last piece of a request body was passed on.
+#[derive(Debug, Clone)]
+pub struct LastPiece(Arc<Mutex<Instant>>);
+
+impl LastPiece {
+    /// When that was; when the watch began, if there was none.
+    pub fn at(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+/// Tells whether a request body of a connection was dropped before its end.
 #[derive(Debug, Clone, Default)]
 pub struct Unread(Arc<AtomicBool>);
 
@@ -46,7 +63,21 @@ pub enum BodyError {
 impl TimedBody {
     /// Wraps `incoming`; `unread` learns when it is dropped early.
     pub fn new(incoming: Incoming, between_pieces: Duration, unread: Unread) -> Self {
-        Self { incoming, between_pieces, timer: None, waiting: false, unread }
+        Self { incoming, between_pieces, timer: None, waiting: false, ended: false, unread, last_piece: None }
+    }
+
+    /// Lets the caller see how the body moves after it was handed on.
+    pub fn watch(&mut self) -> LastPiece {
+        self.last_piece.get_or_insert_with(|| LastPiece(Arc::new(Mutex::new(Instant::now())))).clone()
+    }
+
+    /// A chunked body does not know its end until it was read; trailers are the end as well.
+    fn note(&mut self, piece: Option<&Frame<Bytes>>) {
+        self.waiting = false;
+        self.ended = piece.is_none_or(Frame::is_trailers);
+        if let Some(last_piece) = &self.last_piece {
+            last_piece.note();
+        }
     }
 
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
@@ -61,7 +92,7 @@ impl TimedBody {
 
 impl Drop for TimedBody {
     fn drop(&mut self) {
-        if !self.incoming.is_end_stream() {
+        if !self.ended && !self.incoming.is_end_stream() {
             self.unread.0.store(true, Ordering::Relaxed);
         }
     }
@@ -73,9 +104,11 @@ impl Body for TimedBody {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Err(broken))) => Poll::Ready(Some(Err(BodyError::Broken(broken)))),
             Poll::Ready(piece) => {
-                self.waiting = false;
-                Poll::Ready(piece.map(|frame| frame.map_err(BodyError::Broken)))
+                let piece = piece.and_then(Result::ok);
+                self.note(piece.as_ref());
+                Poll::Ready(piece.map(Ok))
             }
             Poll::Pending => self.poll_overdue(cx).map(|overdue| Some(Err(overdue))),
         }

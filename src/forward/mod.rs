@@ -41,6 +41,8 @@ pub enum ForwardFailure {
     BodyOverdue,
     /// The request target makes no sense to forward.
     BadTarget,
+    /// It switched protocols, which was not asked of it: `Upgrade` is not passed on.
+    Switched,
 }
 
 impl Forward {
@@ -65,12 +67,19 @@ impl Forward {
         peer: IpAddr,
         trusted: bool,
     ) -> Result<Response<Body>, ForwardFailure> {
+        let host = self.host(request.uri());
+        // HTTP/1.0 may leave it out, and HTTP/1.1 to the app may not.
+        request.headers_mut().entry(header::HOST).or_insert(host);
         hop::strip(request.headers_mut());
         fields::introduce(request.headers_mut(), peer, trusted);
         *request.uri_mut() = self.target(request.uri())?;
         *request.version_mut() = Version::HTTP_11;
-        let sent = outbound::send(&self.pool, request, self.first_byte_timeout).await;
+        let body = request.body_mut().watch();
+        let sent = outbound::send(&self.pool, request, self.first_byte_timeout, || Some(body.at())).await;
         let mut response = sent.map_err(|unanswered| self.failure(unanswered))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(ForwardFailure::Switched);
+        }
         hop::strip(response.headers_mut());
         response.headers_mut().append(header::VIA, fields::VIA);
         *response.version_mut() = Version::HTTP_11;
@@ -82,6 +91,12 @@ impl Forward {
             Unanswered::TooSlow => ForwardFailure::TooSlow(self.first_byte_timeout),
             Unanswered::Lost(error) => ForwardFailure::of(error),
         }
+    }
+
+    /// For a request that names no host.
+    fn host(&self, asked: &Uri) -> HeaderValue {
+        let authority = asked.authority().unwrap_or(&self.app);
+        HeaderValue::try_from(authority.as_str()).expect("an authority is visible ASCII")
     }
 
     /// The request target never chooses where we connect.
@@ -111,6 +126,7 @@ impl ForwardFailure {
             Self::TooSlow(_) => "app-too-slow",
             Self::BodyOverdue => "body-overdue",
             Self::BadTarget => "bad-target",
+            Self::Switched => "app-switched-protocols",
         }
     }
 
@@ -121,6 +137,7 @@ impl ForwardFailure {
             Self::TooSlow(_) => (StatusCode::GATEWAY_TIMEOUT, Some("http_response_timeout")),
             Self::BodyOverdue => (StatusCode::REQUEST_TIMEOUT, None),
             Self::BadTarget => (StatusCode::BAD_REQUEST, None),
+            Self::Switched => (StatusCode::BAD_GATEWAY, Some("http_upgrade_failed")),
         };
         let mut response = respond::text(method, status, &self.to_string());
         let headers = response.headers_mut();
@@ -144,6 +161,7 @@ impl std::fmt::Display for ForwardFailure {
             Self::TooSlow(_) => "the app behind this proxy did not answer in time",
             Self::BodyOverdue => "the request body stopped coming",
             Self::BadTarget => "the request target cannot be forwarded",
+            Self::Switched => "the app behind this proxy switched protocols without being asked to",
         })
     }
 }

@@ -98,7 +98,7 @@ impl Client {
 
     async fn exchange(&self, request: Request<Empty<Bytes>>) -> Result<Answer, Lost> {
         let asked = self.clock.now();
-        let sent = outbound::send(&self.pool, request, self.first_byte_timeout).await;
+        let sent = outbound::send(&self.pool, request, self.first_byte_timeout, || None).await;
         let response = sent.map_err(|unanswered| self.lost(&unanswered))?;
         let exchange = Exchange { asked, answered: self.clock.now() };
         let wire = response.extensions().get::<Arc<Wire>>().cloned();

@@ -122,6 +122,11 @@ impl Responder {
         fields::admitted(response.headers_mut(), admitted, self.tell_budget);
     }
 
+    /// Says what is wrong with a request before its route matters.
+    pub fn objection(&self, asked: Asked<'_>, status: StatusCode, text: &str) -> Response<Body> {
+        plain(status, self.own_head(asked), asked, text)
+    }
+
     /// Answers a CORS preflight.
     pub fn preflight(&self, asked: &HeaderMap) -> Response<Body> {
         let mut headers = HeaderMap::new();
@@ -130,12 +135,17 @@ impl Responder {
     }
 
     fn error_head(&self, asked: Asked<'_>, outcome: &Outcome) -> HeaderMap {
+        let mut headers = self.own_head(asked);
+        headers.insert(CACHE_STATUS, outcome.field());
+        headers
+    }
+
+    fn own_head(&self, asked: Asked<'_>) -> HeaderMap {
         let mut headers = HeaderMap::with_capacity(16);
         headers.insert(header::CACHE_CONTROL, NO_STORE);
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
         self.cors.allow(asked.headers, &mut headers);
-        headers.insert(CACHE_STATUS, outcome.field());
         headers
     }
 }

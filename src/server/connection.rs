@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -21,7 +21,7 @@ use super::drain::Drain;
 use super::progress::{Exchange, Progress};
 use super::workers::Accepted;
 use crate::body::Body;
-use crate::body::timed::{TimedBody, Unread};
+use crate::body::timed::TimedBody;
 use crate::exchange::Exchanges;
 use crate::metrics::Metrics;
 
@@ -30,6 +30,9 @@ const MAX_HEADERS: usize = 128;
 
 /// Bytes of one head: real apps carry big cookies.
 const MAX_HEAD: usize = 32 * 1024;
+
+/// Bytes hyper may read ahead, of an upload say; left alone it grows to some 400 KiB a connection.
+const MAX_READ_AHEAD: usize = 64 * 1024;
 
 /// Serves the connections of one worker.
 pub struct Connections {
@@ -45,7 +48,7 @@ impl Connections {
     pub fn new(exchanges: Exchanges, timeouts: Timeouts, drain: Drain, metrics: Arc<Metrics>) -> Self {
         let mut http1 = http1::Builder::new();
         // `pipeline_flush` stays off: it would copy every body to put it behind its head. No timer: DeadlineIo has them.
-        http1.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD).half_close(false);
+        http1.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD).max_buf_size(MAX_READ_AHEAD).half_close(false);
         Self { exchanges, timeouts, drain, metrics, http1 }
     }
 
@@ -70,7 +73,7 @@ impl Connections {
     }
 
     async fn exchange_all(&self, stream: TcpStream, peer: SocketAddr) {
-        let progress = Arc::new(Progress::default());
+        let progress = Progress::start();
         let io = TokioIo::new(DeadlineIo::new(stream, self.timeouts, Arc::clone(&progress)));
         let service = service_fn(|request| self.exchange(request, peer, &progress));
         let mut connection = pin!(self.http1.serve_connection(io, service));
@@ -83,7 +86,19 @@ impl Connections {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(%error, %peer, "a connection broke");
+            self.note(&error, peer);
+        }
+    }
+
+    fn note(&self, error: &hyper::Error, peer: SocketAddr) {
+        tracing::debug!(%error, %peer, "a connection broke");
+        if error.is_parse() {
+            let status = if error.is_parse_too_large() {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            } else {
+                StatusCode::BAD_REQUEST
+            };
+            self.exchanges.malformed(status, peer);
         }
     }
 
@@ -94,13 +109,9 @@ impl Connections {
         progress: &Arc<Progress>,
     ) -> Result<Response<SentBody>, Infallible> {
         let exchange = progress.begin();
-        let unread = Unread::default();
-        let request = request.map(|body| TimedBody::new(body, self.timeouts.body, unread.clone()));
+        let request = request.map(|body| TimedBody::new(body, self.timeouts.body, progress.unread().clone()));
         let mut response = self.exchanges.serve(request, peer).await;
-        if unread.is_left() {
-            progress.leave_body_unread();
-        }
-        if unread.is_left() || self.drain.is_announced() {
+        if progress.unread().is_left() || self.drain.is_announced() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response.map(|body| SentBody { body, _exchange: exchange }))

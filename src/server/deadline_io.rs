@@ -9,6 +9,11 @@
 //! | the app, an event, a tunnel's peer | none here | |
 //! | the peer to stop sending, after we closed with something of its unread | 5 s, 4 MiB | closed |
 //!
+//! hyper asks for the next byte when it awaits one, and does not ask again when an exchange ends. So a ring is always set:
+//! what it finds then decides. Part of a head that came along with the request before it counts as idle.
+//!
+//! A client that closes its end is gone: answers to come are dropped, since only so is a hang-up noticed in time.
+//!
 //! The first byte of a connection is awaited before this wrapper exists (see [`super::connection`]); pieces of a request
 //! body are timed where they are read (see [`crate::body::timed`]).
 
@@ -44,6 +49,8 @@ pub struct DeadlineIo<T> {
     write_timer: Timer,
     /// When the write that cannot proceed began to wait.
     stalled_since: Option<Instant>,
+    /// When the last such write went on.
+    went_on: Option<Instant>,
     closing: Closing,
 }
 
@@ -62,8 +69,8 @@ enum Closing {
 /// What the next byte would be, and since when it is awaited.
 #[derive(Debug, Clone, Copy)]
 enum Waiting {
-    /// Nothing read since the last answer.
-    Idle { since: Option<Instant> },
+    /// Nothing read since the last answer, or a part of its request's body.
+    Idle,
     /// Part of a head was read while `served` requests had been begun.
     Head { since: Instant, served: u32 },
 }
@@ -81,6 +88,7 @@ impl<T> DeadlineIo<T> {
             read_timer,
             write_timer,
             stalled_since: None,
+            went_on: None,
             closing: Closing::Open,
         }
     }
@@ -90,14 +98,14 @@ impl<T> DeadlineIo<T> {
     fn leaves_unread(&self) -> bool {
         let served = self.progress.served();
         let half_a_head = matches!(self.reading, Waiting::Head { served: at, .. } if at == served);
-        half_a_head || self.progress.body_unread()
+        half_a_head || self.progress.unread().is_left()
     }
 
     fn note_bytes_read(&mut self) {
         let served = self.progress.served();
         match self.reading {
             Waiting::Head { served: at, .. } if at == served => {}
-            _ if self.progress.in_exchange() => self.reading = Waiting::Idle { since: None },
+            _ if self.progress.in_exchange() => self.reading = Waiting::Idle,
             _ => self.reading = Waiting::Head { since: Instant::now(), served },
         }
     }
@@ -105,23 +113,41 @@ impl<T> DeadlineIo<T> {
     /// When the awaited byte is overdue; `None` while an answer is made or sent.
     fn read_deadline(&mut self) -> Option<Instant> {
         if self.progress.in_exchange() || self.stalled_since.is_some() {
-            self.reading = Waiting::Idle { since: None };
+            self.reading = Waiting::Idle;
             return None;
         }
         match self.reading {
             Waiting::Head { since, served } if served == self.progress.served() => Some(since + self.timeouts.head),
-            Waiting::Idle { since: Some(since) } => Some(self.end_of_idling(since)),
             _ => {
-                let now = Instant::now();
-                self.reading = Waiting::Idle { since: Some(now) };
-                Some(self.end_of_idling(now))
+                self.reading = Waiting::Idle;
+                Some(self.end_of_idling())
             }
         }
     }
 
-    fn end_of_idling(&self, since: Instant) -> Instant {
+    fn end_of_idling(&self) -> Instant {
+        let since = self.went_on.map_or(self.progress.idle_since(), |went_on| went_on.max(self.progress.idle_since()));
         let end = since + self.timeouts.keep_alive;
-        self.progress.hurried_since().map_or(end, |hurried| end.min(hurried + LAST_REQUEST))
+        self.progress.hurried_since().map_or(end, |hurried| end.min(hurried.max(since) + LAST_REQUEST))
+    }
+
+    /// Ready when the awaited byte is overdue.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(deadline) = self.read_deadline() else {
+            // Rings early enough for whatever deadline begins when this exchange ends.
+            let _ = self.read_timer.poll_at(Instant::now() + self.shortest_idling(), cx);
+            return Poll::Pending;
+        };
+        if let Waiting::Head { since, .. } = self.reading {
+            // The same: this head may become a request, and idle again, before the head would be overdue.
+            ready!(self.read_timer.poll_at(deadline.min(since + self.shortest_idling()), cx));
+        }
+        self.read_timer.poll_at(deadline, cx)
+    }
+
+    fn shortest_idling(&self) -> Duration {
+        let hurried = self.progress.hurried_since().is_some();
+        if hurried { self.timeouts.keep_alive.min(LAST_REQUEST) } else { self.timeouts.keep_alive }
     }
 
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
@@ -133,7 +159,9 @@ impl<T> DeadlineIo<T> {
     fn note_write<R>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
         match outcome {
             Poll::Ready(result) => {
-                self.stalled_since = None;
+                if self.stalled_since.take().is_some() {
+                    self.went_on = Some(Instant::now());
+                }
                 Poll::Ready(result)
             }
             Poll::Pending => self.poll_stall(cx).map(Err),
@@ -150,8 +178,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for DeadlineIo<T> {
             }
             return Poll::Ready(result);
         }
-        let Some(deadline) = self.read_deadline() else { return Poll::Pending };
-        ready!(self.read_timer.poll_at(deadline, cx));
+        ready!(self.poll_overdue(cx));
         // An end of file: hyper closes an idle connection silently and drops half a head.
         Poll::Ready(Ok(()))
     }

@@ -38,7 +38,7 @@ impl Drain {
         self.announcement.cancelled()
     }
 
-    /// Says that no connection will be accepted any more: idle ones may make one more request within 2 s.
+    /// Says that only what is queued will be accepted any more: idle connections may make one more request within 2 s.
     pub fn lose_listener(&self) {
         self.listener_gone.cancel();
     }

@@ -2,12 +2,11 @@
 //! the caps exact and the queue empty at the end; the connections themselves are spread over the workers.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpStream;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::drain::Drain;
@@ -17,6 +16,11 @@ use crate::metrics::Metrics;
 
 /// Connections the kernel may hold for us before they are accepted.
 const BACKLOG: i32 = 4096;
+
+/// Silence after which the kernel probes a peer,
+const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
+/// and how often then.
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// How long accepting rests after it failed (out of descriptors, say): long enough not to spin, short enough to be back
 /// when a descriptor is.
@@ -28,6 +32,8 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     // Lets a restart take over while old connections are in TIME_WAIT; never shares a listening port on Linux.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    // Accepted sockets inherit it: a client that vanished from an idle stream of events is noticed.
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE_AFTER).with_interval(KEEP_ALIVE_EVERY))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -43,10 +49,19 @@ pub async fn accept(
     metrics: Arc<Metrics>,
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let door = Door { listener, places, workers, metrics };
-    door.stand_open(delayed(&drain, drain_delay)).await;
-    door.empty_queue().await;
+    let door = Door { places, workers, metrics };
+    tokio::select! {
+        // Cuts even a hand-over that cannot proceed.
+        () = drain.over() => return Ok(()),
+        () = door.stand_open(&listener, delayed(&drain, drain_delay)) => {}
+    }
+    // First, since idle connections may hold the places that those in the queue wait for.
     drain.lose_listener();
+    let queue = listener.into_std()?;
+    tokio::select! {
+        () = drain.over() => {}
+        () = door.empty(&queue) => {}
+    }
     Ok(())
 }
 
@@ -56,7 +71,6 @@ async fn delayed(drain: &Drain, delay: Duration) {
 }
 
 struct Door {
-    listener: tokio::net::TcpListener,
     places: Arc<Places>,
     workers: Workers,
     metrics: Arc<Metrics>,
@@ -64,13 +78,13 @@ struct Door {
 
 impl Door {
     /// Accepts until `closing`; a connection once accepted is always handed over.
-    async fn stand_open(&self, closing: impl Future<Output = ()>) {
+    async fn stand_open(&self, listener: &tokio::net::TcpListener, closing: impl Future<Output = ()>) {
         tokio::pin!(closing);
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = &mut closing => return,
-                accepted = self.next() => accepted,
+                accepted = self.next(listener) => accepted,
             };
             match accepted {
                 Ok((permit, stream, peer)) => self.welcome(permit, stream, peer).await,
@@ -79,24 +93,22 @@ impl Door {
         }
     }
 
-    async fn next(&self) -> io::Result<(OwnedSemaphorePermit, TcpStream, SocketAddr)> {
+    async fn next(
+        &self,
+        listener: &tokio::net::TcpListener,
+    ) -> io::Result<(OwnedSemaphorePermit, TcpStream, SocketAddr)> {
         let permit = self.places.permit().await;
-        let (stream, peer) = self.listener.accept().await?;
-        Ok((permit, stream, peer))
+        let (stream, peer) = listener.accept().await?;
+        Ok((permit, stream.into_std()?, peer))
     }
 
-    /// What the kernel has accepted for us is answered before the socket closes.
-    async fn empty_queue(&self) {
-        let mut bound = BACKLOG;
-        while bound > 0 {
+    /// What the kernel has accepted for us is answered before the socket closes. The kernel is asked itself: the runtime
+    /// may not have heard yet of the last connection.
+    async fn empty(&self, queue: &TcpListener) {
+        for _ in 0..BACKLOG {
             let permit = self.places.permit().await;
-            let next = std::future::poll_fn(|cx| match self.listener.poll_accept(cx) {
-                std::task::Poll::Ready(Ok(next)) => std::task::Poll::Ready(Some(next)),
-                _ => std::task::Poll::Ready(None),
-            });
-            let Some((stream, peer)) = next.await else { return };
+            let Ok((stream, peer)) = queue.accept() else { return };
             self.welcome(permit, stream, peer).await;
-            bound -= 1;
         }
     }
 
@@ -106,8 +118,7 @@ impl Door {
             return;
         };
         // Answers are written whole: waiting for more to send would only delay them.
-        let stream = stream.set_nodelay(true).and_then(|()| stream.into_std());
-        if let Ok(stream) = stream {
+        if stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true)).is_ok() {
             self.workers.hand_over(Accepted { stream, peer, place }).await;
         }
     }

@@ -1,17 +1,23 @@
-//! What one client connection is doing just now, as its io wrapper, its service and its response bodies see it. The io
-//! wrapper asks it which deadline holds for the next byte; the drain tells it to hurry.
+//! What one client connection is doing just now, as its io wrapper, its service and its bodies see it. The io wrapper asks
+//! it which deadline holds for the next byte; the drain tells it to hurry.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::body::timed::Unread;
+
 /// Shared by the parts of one connection, all of which run on one thread: the atomics only carry the values.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Progress {
+    began: Instant,
     exchanges: AtomicU32,
     served: AtomicU32,
-    body_unread: AtomicBool,
+    /// Microseconds from `began` to the end of the last exchange.
+    idle_after: AtomicU64,
+    unread: Unread,
     hurried_since: OnceLock<Instant>,
 }
 
@@ -20,6 +26,18 @@ pub struct Progress {
 pub struct Exchange(Arc<Progress>);
 
 impl Progress {
+    /// Of a connection whose first byte has come.
+    pub fn start() -> Arc<Self> {
+        Arc::new(Self {
+            began: Instant::now(),
+            exchanges: AtomicU32::new(0),
+            served: AtomicU32::new(0),
+            idle_after: AtomicU64::new(0),
+            unread: Unread::default(),
+            hurried_since: OnceLock::new(),
+        })
+    }
+
     /// Begins an exchange, which ends when the returned value is dropped.
     pub fn begin(self: &Arc<Self>) -> Exchange {
         self.exchanges.fetch_add(1, Ordering::Relaxed);
@@ -32,19 +50,19 @@ impl Progress {
         self.exchanges.load(Ordering::Relaxed) > 0
     }
 
+    /// Since when no exchange has been under way; the connection's beginning, when there was none.
+    pub fn idle_since(&self) -> Instant {
+        self.began + Duration::from_micros(self.idle_after.load(Ordering::Relaxed))
+    }
+
     /// How many requests were begun so far; tells one head from the next.
     pub fn served(&self) -> u32 {
         self.served.load(Ordering::Relaxed)
     }
 
-    /// Remembers that a request body was left unread, so that the close must linger.
-    pub fn leave_body_unread(&self) {
-        self.body_unread.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether a request body was left unread.
-    pub fn body_unread(&self) -> bool {
-        self.body_unread.load(Ordering::Relaxed)
+    /// Learns when a request body is dropped before its end, so that the close lingers.
+    pub fn unread(&self) -> &Unread {
+        &self.unread
     }
 
     /// Tells the connection that its listener is gone: it may make one more request, soon (S38).
@@ -60,6 +78,9 @@ impl Progress {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.0.exchanges.fetch_sub(1, Ordering::Relaxed);
+        let progress = &self.0;
+        progress.exchanges.fetch_sub(1, Ordering::Relaxed);
+        let after = u64::try_from(progress.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        progress.idle_after.store(after, Ordering::Relaxed);
     }
 }

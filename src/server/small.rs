@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,10 +15,16 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 /// For a head, and for an idle connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Of a connection; its peer then opens another.
+const LIFE: Duration = Duration::from_secs(600);
+/// For the answer that is under way at its end.
+const LAST_ANSWER: Duration = Duration::from_secs(30);
 /// Accepting rests this long after it failed.
 const REST: Duration = Duration::from_millis(100);
 
@@ -42,12 +49,22 @@ pub async fn serve(owner: Arc<impl Answers>, listener: TcpListener, connections:
         // Ends by its own deadlines, or with the runtime.
         tokio::spawn(async move {
             let _place = place;
-            let answer = |request| async { Ok::<_, Infallible>(owner.answer(request).await) };
-            let mut http1 = http1::Builder::new();
-            http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).title_case_headers(true);
-            if let Err(error) = http1.serve_connection(TokioIo::new(stream), service_fn(answer)).await {
+            if let Err(error) = converse(&*owner, stream).await {
                 tracing::debug!(%error, "a connection broke");
             }
         });
     }
+}
+
+/// A peer that stops reading an answer has no deadline of its own; the connection as a whole has.
+async fn converse(owner: &impl Answers, stream: TcpStream) -> hyper::Result<()> {
+    let answer = |request| async { Ok::<_, Infallible>(owner.answer(request).await) };
+    let mut http1 = http1::Builder::new();
+    http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).title_case_headers(true);
+    let mut connection = pin!(http1.serve_connection(TokioIo::new(stream), service_fn(answer)));
+    if let Ok(ended) = timeout(LIFE, connection.as_mut()).await {
+        return ended;
+    }
+    connection.as_mut().graceful_shutdown();
+    timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
 }

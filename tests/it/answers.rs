@@ -106,6 +106,7 @@ async fn preflights_are_answered_and_other_methods_are_not_allowed() {
     for method in ["POST", "PUT", "DELETE", "PATCH", "PURGE"] {
         let refused = proxy.connect().await.request(method, &target, "").await;
         assert_eq!((refused.status, refused.header("allow")), (405, Some("GET, HEAD, OPTIONS")), "{method}");
+        assert_eq!(refused.header("access-control-allow-origin"), Some("*"), "a script can read what to mend");
     }
     assert_eq!(origin.count(), 0);
 }

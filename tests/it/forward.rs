@@ -184,3 +184,86 @@ async fn app_traffic_spends_no_budget() {
     assert_eq!(proxy.image(&tickets::permanent(1)).await.status, 200);
     assert_eq!(proxy.image(&tickets::permanent(1)).await.status, 429);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunked_upload_that_was_read_to_its_end_keeps_its_connection() {
+    let (proxy, listener) = app_stream(PATIENCE).await;
+    let mut client = proxy.connect().await;
+    client.send("POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nping\r\n0\r\n\r\n").await;
+    let (mut app, _, mut seen) = accept(&listener).await;
+    for _ in 0..2 {
+        while !seen.ends_with(b"0\r\n\r\n") {
+            assert_ne!(app.read_buf(&mut seen).await.unwrap(), 0, "closed early");
+        }
+        app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+        let answer = client.response().await.expect("an answer");
+        assert_eq!((answer.status, answer.header("connection")), (200, None));
+        seen.clear();
+        client.send("POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_may_take_longer_than_the_apps_first_byte() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let nobody = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::with(&nobody, |config| {
+        config.forward.app = Some(url.parse().unwrap());
+        config.forward.first_byte_timeout = Duration::from_millis(300);
+    });
+    let mut client = proxy.connect().await;
+    client.send("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n").await;
+    let (mut app, _, mut seen) = accept(&listener).await;
+    for _ in 0..10 {
+        client.send("x").await;
+        tokio::time::sleep(Duration::from_millis(60)).await;
+    }
+    while seen.len() < 10 {
+        assert_ne!(app.read_buf(&mut seen).await.unwrap(), 0, "closed early");
+    }
+    app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+    assert_eq!(client.response().await.expect("an answer").status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_stops_reading_an_upload_is_a_504() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let nobody = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::with(&nobody, |config| {
+        config.forward.app = Some(url.parse().unwrap());
+        config.forward.first_byte_timeout = Duration::from_millis(300);
+    });
+    let (mut read, mut write) = proxy.connect().await.into_stream().into_split();
+    // Until all buffers on the way are full.
+    let flood = tokio::spawn(async move {
+        write.write_all(b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n").await.unwrap();
+        while write.write_all(&[b'x'; 10_000]).await.is_ok() {}
+    });
+    let (_app, _) = listener.accept().await.unwrap();
+    let mut answer = [0; 12];
+    tokio::time::timeout(PATIENCE, read.read_exact(&mut answer)).await.expect("in time").unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 504");
+    flood.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_names_no_host_gets_the_apps() {
+    let app = Origin::answering(Answer::of(200, "", b"ok")).await;
+    let proxy = before_app(&app, |_| {}).await;
+    let mut client = proxy.connect().await;
+    client.send("GET /old HTTP/1.0\r\n\r\n").await;
+    assert_eq!(client.response().await.expect("an answer").status, 200);
+    assert!(app.heads()[0].contains(&format!("\r\nhost: {}\r\n", app.address)), "{}", app.heads()[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_switches_protocols_unasked_is_a_502() {
+    let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let app = Origin::answering(Answer::raw(switched, Then::KeepOpen)).await;
+    let proxy = before_app(&app, |_| {}).await;
+    let answer = proxy.connect().await.get("/ws", "Connection: upgrade\r\nUpgrade: websocket\r\n").await;
+    assert_eq!(answer.status, 502);
+    assert!(!app.heads()[0].contains("upgrade"), "not passed on yet");
+}

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use ticketgate::app::Ending;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::client::Connection;
-use crate::support::origin::{Answer, Origin};
+use crate::support::origin::{Answer, Origin, read_head};
 use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, eventually, tickets};
 
@@ -268,4 +268,142 @@ async fn a_drain_ends_in_time_even_when_a_request_does_not() {
     proxy.running.drain();
     let ending = tokio::task::spawn_blocking(move || proxy.running.finish()).await.unwrap();
     assert_eq!(ending, Ending::Cut(1));
+}
+
+/// An app that is told when to answer, and a proxy before it.
+async fn before_patient_app(change: impl FnOnce(&mut ticketgate::config::Config)) -> (Proxy, TcpListener) {
+    let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", app.local_addr().unwrap());
+    let (_origin, proxy) = proxy_with(|config| {
+        config.forward.app = Some(url.parse().unwrap());
+        change(config);
+    })
+    .await;
+    (proxy, app)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_connection_is_closed_after_an_exchange_longer_than_every_timeout() {
+    let (proxy, listener) = before_patient_app(|config| {
+        config.server.timeouts.head = SHORT;
+        config.server.timeouts.keep_alive = SHORT;
+        config.server.timeouts.write = SHORT;
+    })
+    .await;
+    let mut client = proxy.connect().await;
+    client.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let (mut app, _) = listener.accept().await.unwrap();
+    read_head(&mut app, &mut Vec::new()).await.unwrap();
+    tokio::time::sleep(3 * SHORT).await;
+    app.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+    assert_eq!(client.response().await.expect("the answer comes, however late").status, 200);
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keep_alive_shorter_than_the_head_timeout_is_kept_to() {
+    let (_origin, proxy) = proxy_with(|config| {
+        config.server.timeouts.head = 10 * PATIENCE;
+        config.server.timeouts.keep_alive = SHORT;
+    })
+    .await;
+    let mut connection = proxy.connect().await;
+    assert_eq!(connection.get(&tickets::target(&tickets::permanent(1)), "").await.status, 200);
+    assert!(connection.is_closed().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_at_max_connections_lets_idle_connections_go_and_answers_the_queue() {
+    let (_origin, proxy) = proxy_with(|config| {
+        config.server.max_connections = 2;
+        config.server.drain_delay = Duration::ZERO;
+        config.server.drain = PATIENCE;
+    })
+    .await;
+    let target = tickets::target(&tickets::permanent(1));
+    let (mut one, mut two) = (proxy.connect().await, proxy.connect().await);
+    assert_eq!((one.get(&target, "").await.status, two.get(&target, "").await.status), (200, 200));
+    let mut queued = proxy.connect().await;
+    queued.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+    proxy.running.drain();
+    assert!(one.is_closed().await, "idle");
+    let answer = queued.response().await.expect("it was accepted by the kernel, so it is answered");
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
+    let ending = tokio::task::spawn_blocking(move || proxy.running.finish()).await.unwrap();
+    assert_eq!(ending, Ending::Clean);
+}
+
+/// Clients that go on asking over keep-alive connections while the proxy ends. What counts is each request that was
+/// sent on a connection that had not said that it closes.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_request_of_a_keep_alive_client_is_lost_in_a_drain() {
+    let (_origin, proxy) = proxy_with(|config| {
+        config.limits.client_requests = None;
+        config.server.drain_delay = Duration::from_millis(300);
+        config.server.drain = PATIENCE;
+    })
+    .await;
+    let (address, target) = (proxy.address(), tickets::target(&tickets::permanent(1)));
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let target = target.clone();
+            tokio::spawn(async move {
+                let mut answered = 0;
+                while let Ok(stream) = TcpStream::connect(address).await {
+                    let mut connection = Connection::over(stream);
+                    loop {
+                        connection.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+                        let answer = connection.response().await.expect("an answer to what was sent");
+                        assert_eq!(answer.status, 200);
+                        answered += 1;
+                        if answer.header("connection") == Some("close") {
+                            break;
+                        }
+                    }
+                }
+                answered
+            })
+        })
+        .collect();
+    eventually("there is load", || proxy.running.metrics().totals().hits > 500).await;
+    proxy.running.drain();
+    let ending = tokio::task::spawn_blocking(move || proxy.running.finish()).await.unwrap();
+    assert_eq!(ending, Ending::Clean);
+    for client in clients {
+        assert!(client.await.unwrap() > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_length_beside_chunks_gets_one_answer_and_reaches_nobody_twice() {
+    let app = Origin::answering(Answer::of(200, "", b"ok")).await;
+    let (_origin, proxy) = proxy_with(|config| config.forward.app = Some(app.url().parse().unwrap())).await;
+    let body = "0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    let image = tickets::target(&tickets::permanent(1));
+    for target in ["/app", image.as_str()] {
+        let mut connection = proxy.connect().await;
+        let framing = format!("Content-Length: {}\r\nTransfer-Encoding: chunked\r\n", body.len());
+        connection.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n{framing}\r\n{body}")).await;
+        let answer = connection.response().await.expect("one answer");
+        assert!(answer.status == 200 || answer.status == 400, "{target}: {}", answer.status);
+        assert!(connection.is_closed().await, "{target}: nothing is read after it");
+    }
+    assert!(app.heads().iter().all(|head| head.starts_with("GET /app ") && !head.contains("content-length")));
+    assert!(app.count() <= 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_and_what_is_no_http_are_counted() {
+    let (origin, proxy) = proxy_with(|_| {}).await;
+    origin.hold();
+    let mut gone = proxy.connect().await;
+    gone.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", tickets::target(&tickets::permanent(1)))).await;
+    origin.has_been_asked(1).await;
+    drop(gone);
+    eventually("the hang-up is counted", || proxy.running.metrics().abandoned.get() == 1).await;
+    origin.release();
+    let mut rubbish = proxy.connect().await;
+    rubbish.send("rubbish\r\n\r\n").await;
+    assert_eq!(rubbish.response().await.unwrap().status, 400);
+    eventually("the rubbish is counted", || proxy.running.metrics().malformed.get() == 1).await;
 }
