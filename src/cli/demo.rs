@@ -40,9 +40,11 @@ impl Show {
 
 fn introduction(demo: &Demo) -> String {
     format!(
-        "\n  ticketgate demo, before a built-in stand-in for WeChat\n\n  \
-         open   {}\n  or     curl -si '{}' | head -n 20\n         \
-         twice: a miss, then a hit\n  end    Ctrl-C\n",
+        "\n  ticketgate demo: the real proxy before a built-in stand-in for WeChat\n\n  \
+         open      {}\n  \
+         or twice  curl -s -D - -o code.jpg '{}'\n            \
+         (a miss, then a hit)\n  \
+         end       Ctrl-C\n",
         demo.url(),
         demo.image_url(),
     )

@@ -145,6 +145,17 @@ fn no_key_is_forgotten_in_the_file_above() {
 }
 
 #[test]
+fn the_reference_in_the_readme_names_every_key_with_its_default() {
+    let readme = include_str!("../../README.md");
+    let reference = readme.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
+    assert_eq!(loaded(reference, &[], &[]), Config::default());
+    let (_directory, sources) = sources(reference, &[], &[]);
+    let mut settings = Settings::open(sources);
+    keys::read(&mut settings, &mut Config::default());
+    assert_eq!(settings.untouched(), ["app"]);
+}
+
+#[test]
 fn without_a_file_the_reference_values_hold() {
     let config = Config::load(Sources::default()).unwrap();
     assert_eq!(config, Loaded { config: Config::default(), file: None });

@@ -1,5 +1,6 @@
 //! The command as a user runs it: what it prints, where, and its exit codes (S2, S37–S40).
 
+use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
@@ -38,7 +39,11 @@ struct Server {
 impl Server {
     fn start(arguments: &[&str]) -> Self {
         let directory = TempDir::new().unwrap();
-        let mut child = ticketgate(&directory, arguments).stderr(Stdio::piped()).spawn().unwrap();
+        Self::run(ticketgate(&directory, arguments), directory)
+    }
+
+    fn run(mut command: Command, directory: TempDir) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         Self { child, stderr, _directory: directory }
     }
@@ -52,6 +57,18 @@ impl Server {
     /// The log line that has this message.
     fn log_line_saying(&mut self, message: &str) -> serde_json::Value {
         (0..100).map(|_| self.log_line()).find(|line| line["message"] == message).expect("the line comes")
+    }
+
+    /// What is logged until it ends, which a second signal hastens.
+    fn log_to_the_end(&mut self) -> String {
+        let mut log = String::new();
+        let mut ending = false;
+        while self.stderr.read_line(&mut log).unwrap() > 0 {
+            if !std::mem::replace(&mut ending, log.contains("draining;")) && ending {
+                self.signal(Signal::INT);
+            }
+        }
+        log
     }
 
     fn signal(&self, signal: Signal) {
@@ -117,7 +134,7 @@ async fn the_demo_prints_where_to_look_and_an_image_that_is_a_miss_and_then_a_hi
     let lines: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().take(7).map(Result::unwrap).collect();
     let after = |mark: &str| lines.iter().find_map(|line| line.split_once(mark)).expect(mark).1;
     let address: SocketAddr = after("http://").split_once('/').unwrap().0.parse().unwrap();
-    let image = after("curl -si '").split_once('\'').unwrap().0;
+    let image = after("-o code.jpg '").split_once('\'').unwrap().0;
     let target = image.strip_prefix(&format!("http://{address}")).unwrap();
     let mut connection = Connection::open(address).await;
     for expected in ["ticketgate; fwd=uri-miss; fwd-status=200; stored", "ticketgate; hit; ttl="] {
@@ -141,6 +158,46 @@ fn the_start_line_appears_whatever_the_level() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(line.contains("listening public=127.0.0.1:") && line.contains("tls=off admin=127.0.0.1:"), "{line}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_access_token_sent_along_by_mistake_is_told_to_nobody() {
+    const CANARY: &str = "CANARY_93_TOKEN";
+    let origin =
+        Origin::start(|number, _| if number == 0 { Answer::image() } else { Answer::of(404, "", b"no") }).await;
+    let app = Origin::answering(Answer::of(200, "", b"ok")).await;
+    let directory = TempDir::new().unwrap();
+    let mut command = ticketgate(&directory, &ON_FREE_PORTS);
+    command.args(["--origin", &origin.url(), "--app", &app.url()]).env("TICKETGATE_LOG_LEVEL", "trace");
+    command.env("TICKETGATE_LIMITS_CLIENT_MISSES", "{ rate = 0.001, burst = 3, wait = \"0s\" }");
+    let mut server = Server::run(command, directory);
+    let listening = server.log_line_saying("listening");
+    let public = address(&listening, "public");
+    let mut told = String::new();
+    let targets = [
+        format!("/cgi-bin/showqrcode?access_token={CANARY}&ticket={SAMPLE}"),
+        format!("/cgi-bin/showqrcode?ticket={SAMPLE}&access_token={CANARY}"),
+        format!("/cgi-bin/showqrcode?access_token={CANARY}"),
+        format!("/cgi-bin/showqrcode?access_token={CANARY}&ticket=unknown1"),
+        format!("/cgi-bin/showqrcode?access_token={CANARY}&ticket=unknown2"),
+        format!("/cgi-bin/showqrcode?access_token={CANARY}&ticket=unknown3"),
+        format!("/app?access_token={CANARY}"),
+    ];
+    for target in &targets {
+        let answer = Connection::open(public).await.get(target, "Connection: close\r\n").await;
+        write!(told, "{:?} {}", answer.headers, String::from_utf8_lossy(&answer.body)).unwrap();
+    }
+    let mut rubbish = Connection::open(public).await;
+    rubbish.send(format!("GET /?access_token={CANARY} rubbish\r\n\r\n")).await;
+    told.push_str(rubbish.response().await.unwrap().text());
+    let page = Connection::open(address(&listening, "admin")).await.get("/metrics", "Connection: close\r\n").await;
+    told.push_str(page.text());
+    server.signal(Signal::TERM);
+    told.push_str(&server.log_to_the_end());
+    assert_eq!(told.matches("\"route\":\"image\"").count(), 6, "the access lines are there: {told}");
+    assert!(!told.contains(CANARY), "{told}");
+    assert!(origin.heads().iter().all(|head| !head.contains(CANARY)), "nor to the origin");
+    assert!(app.heads()[0].contains(CANARY), "the app gets what was sent to it");
 }
 
 #[test]
