@@ -14,6 +14,9 @@ use super::format::Format;
 use super::freshness::Freshness;
 use crate::moment::{Moment, Tick};
 
+/// Bytes of one field that are kept of the origin's head; no entity tag, date or media type needs more.
+const LONGEST_FIELD: usize = 256;
+
 /// One QR picture with everything needed to answer for it.
 #[derive(Debug)]
 pub struct Image {
@@ -54,6 +57,11 @@ impl Image {
         &self.etag
     }
 
+    /// Bytes of the picture and of its head.
+    pub(super) fn bytes(&self) -> usize {
+        self.body.len() + self.head.values().map(HeaderValue::len).sum::<usize>()
+    }
+
     /// Whether it may be served without asking the origin.
     pub fn is_fresh(&self, now: Moment) -> bool {
         !self.freshness.left(now.tick).is_zero() && !self.has_ended(now)
@@ -72,15 +80,27 @@ fn describe(body: &Bytes, format: Format, etag: &ETag, headers: &HeaderMap) -> H
     let mut tag = Vec::with_capacity(1);
     etag.encode(&mut tag);
     head.extend(tag.pop().map(|tag| (header::ETAG, tag)));
-    if let Some(modified) = headers.get(header::LAST_MODIFIED).filter(|at| super::freshness::http_date(at).is_some()) {
-        head.insert(header::LAST_MODIFIED, modified.clone());
-    }
+    head.extend(last_modified(headers).map(|at| (header::LAST_MODIFIED, at)));
     head.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     head
 }
 
+fn last_modified(headers: &HeaderMap) -> Option<HeaderValue> {
+    headers.get(header::LAST_MODIFIED).filter(|at| super::freshness::http_date(at).is_some()).and_then(kept)
+}
+
+/// Several are as good as none: nobody could say which is meant.
 fn origin_etag(headers: &HeaderMap) -> Option<ETag> {
-    ETag::decode(&mut headers.get_all(header::ETAG).iter()).ok()
+    let mut tags = headers.get_all(header::ETAG).iter();
+    let tag = tags.next().and_then(kept).filter(|_| tags.next().is_none())?;
+    ETag::decode(&mut std::iter::once(&tag)).ok()
+}
+
+/// A copy: as it comes, a value is a slice of the buffer that the head was read into, 8 to 400 KiB, all of which would
+/// stay in memory as long as the entry.
+fn kept(value: &HeaderValue) -> Option<HeaderValue> {
+    let short = Some(value.as_bytes()).filter(|bytes| bytes.len() <= LONGEST_FIELD)?;
+    HeaderValue::from_bytes(short).ok()
 }
 
 /// A strong tag: equal bytes, equal tag, whichever server cached them.
@@ -104,6 +124,18 @@ pub struct Passed {
     pub content_type: Option<HeaderValue>,
     /// The body; `None` when it was too long or encoded, and our own text stands in.
     pub body: Option<Bytes>,
+}
+
+impl Passed {
+    /// What to pass on. A `content_type` of more than 256 bytes is dropped.
+    pub fn new(status: StatusCode, content_type: Option<&HeaderValue>, body: Option<Bytes>) -> Self {
+        Self { status, content_type: content_type.and_then(kept), body }
+    }
+
+    fn bytes(&self) -> usize {
+        let body = self.body.as_ref().map_or(0, Bytes::len);
+        body + self.content_type.as_ref().map_or(0, HeaderValue::len)
+    }
 }
 
 /// What is remembered instead of an image.
@@ -132,8 +164,100 @@ impl Negative {
 
     pub(super) fn bytes(&self) -> usize {
         match &self.instead {
-            Instead::Unknown(passed) => passed.body.as_ref().map_or(0, Bytes::len),
+            Instead::Unknown(passed) => passed.bytes(),
             Instead::NotAnImage => 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::HeaderName;
+
+    use super::super::freshness::Exchange;
+    use super::*;
+    use crate::moment::Wall;
+
+    /// A head as hyper hands it over: every value is a slice of the one buffer that was read into.
+    fn head(fields: &[(HeaderName, &str)]) -> (Bytes, HeaderMap) {
+        let lines: String = fields.iter().map(|(_, value)| *value).collect();
+        let read = Bytes::from(lines + &"x".repeat(60_000));
+        let mut headers = HeaderMap::new();
+        let mut at = 0;
+        for (name, value) in fields {
+            let slice = read.slice(at..at + value.len());
+            headers.append(name, HeaderValue::from_maybe_shared(slice).unwrap());
+            at += value.len();
+        }
+        (read, headers)
+    }
+
+    fn image(headers: &HeaderMap) -> Image {
+        let now = Moment { wall: Wall::from_unix(1_767_225_600), tick: Tick::from_start(Duration::ZERO) };
+        let control = Control::of(headers);
+        let exchange = Exchange { asked: now, answered: now };
+        let freshness = Freshness::of(headers, &control, exchange, Duration::from_secs(60));
+        Image::new(Bytes::from_static(b"\xff\xd8\xff"), Format::Jpeg, headers, control, freshness, None)
+    }
+
+    const DATE: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
+
+    #[test]
+    fn an_image_keeps_nothing_of_the_buffer_that_its_head_was_read_into() {
+        let (read, headers) = head(&[(header::ETAG, "\"abc\""), (header::LAST_MODIFIED, DATE)]);
+        let image = image(&headers);
+        drop(headers);
+        assert!(read.is_unique(), "60 KB would stay as long as the image");
+        let kept: HeaderMap = image.head().iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        assert_eq!(
+            (&kept[header::ETAG], &kept[header::LAST_MODIFIED]),
+            (&"\"abc\"".parse().unwrap(), &DATE.parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn a_refusal_keeps_nothing_of_the_buffer_that_its_head_was_read_into() {
+        let (read, headers) = head(&[(header::CONTENT_TYPE, "text/plain")]);
+        let passed = Passed::new(StatusCode::NOT_FOUND, headers.get(header::CONTENT_TYPE), Some(Bytes::new()));
+        drop(headers);
+        assert!(read.is_unique());
+        assert_eq!(passed.content_type.unwrap(), "text/plain");
+    }
+
+    #[test]
+    fn the_origins_own_tag_is_served_unless_it_is_none_or_longer_than_any_needs_to_be() {
+        let tagged = |tags: &[&str]| image(&head(&tags.iter().map(|tag| (header::ETAG, *tag)).collect::<Vec<_>>()).1);
+        let ours = hash_etag(b"\xff\xd8\xff");
+        let longest = format!("\"{}\"", "a".repeat(LONGEST_FIELD - 2));
+        assert_eq!(tagged(&[&longest]).etag(), &longest.parse().unwrap());
+        assert_eq!(tagged(&["W/\"a\""]).etag(), &"W/\"a\"".parse().unwrap());
+        let longer = format!("\"a{}", &longest[1..]);
+        for none in [&[][..], &[longer.as_str()], &["abc"], &["\"a\"", "\"b\""]] {
+            assert_eq!(tagged(none).etag(), &ours, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn a_type_longer_than_any_needs_to_be_is_no_type() {
+        let typed = |length| {
+            let value = HeaderValue::try_from("t".repeat(length)).unwrap();
+            Passed::new(StatusCode::GONE, Some(&value), Some(Bytes::new())).content_type
+        };
+        assert_eq!(typed(LONGEST_FIELD).map(|kept| kept.len()), Some(LONGEST_FIELD));
+        assert_eq!(typed(LONGEST_FIELD + 1), None);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_head_is_weighed() {
+        let (_, bare) = head(&[]);
+        let (_, full) = head(&[(header::ETAG, &format!("\"{:a>255}", '"')), (header::LAST_MODIFIED, DATE)]);
+        // Our own tag has 34 bytes.
+        assert_eq!(image(&full).bytes() - image(&bare).bytes(), 256 - 34 + DATE.len());
+        let value = HeaderValue::from_static("text/plain");
+        let passed = Passed::new(StatusCode::GONE, Some(&value), Some(Bytes::from_static(b"gone")));
+        let negative = Negative { instead: Instead::Unknown(Arc::new(passed)), until: Tick::NEVER };
+        assert_eq!(negative.bytes(), "text/plaingone".len());
     }
 }

@@ -68,7 +68,7 @@ impl Cache {
         let useful_for = image.freshness.left(now.tick);
         let useful_for = image.expiry.map_or(useful_for, |expiry| useful_for.min(expiry.left(now)));
         self.negatives.remove(ticket.canonical());
-        let bytes = image.body.len();
+        let bytes = image.bytes();
         self.images.put(Arc::clone(ticket.key()), image, bytes, useful_for);
     }
 

@@ -147,8 +147,8 @@ fn passed(answer: Answer) -> Arc<Passed> {
         Read::Whole(body) => Some(body),
         _ => None,
     };
-    let content_type = answer.headers.get(header::CONTENT_TYPE).filter(|_| body.is_some()).cloned();
-    Arc::new(Passed { status: answer.status, content_type, body })
+    let content_type = answer.headers.get(header::CONTENT_TYPE).filter(|_| body.is_some());
+    Arc::new(Passed::new(answer.status, content_type, body))
 }
 
 #[cfg(test)]
