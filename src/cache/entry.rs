@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use headers::{ETag, Header};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use sha2::{Digest, Sha256};
 
 use super::control::Control;
@@ -28,8 +28,10 @@ pub struct Image {
     pub freshness: Freshness,
     /// When its ticket ends; `None` when permanent or unknown.
     pub expiry: Option<Expiry>,
+    format: Format,
     etag: ETag,
-    head: HeaderMap,
+    /// As many as there are: a map would cost more than all else that is kept beside the bytes.
+    own_fields: Box<[(HeaderName, HeaderValue)]>,
 }
 
 impl Image {
@@ -43,13 +45,13 @@ impl Image {
         expiry: Option<Expiry>,
     ) -> Self {
         let etag = origin_etag(headers).unwrap_or_else(|| hash_etag(&body));
-        let head = describe(&body, format, &etag, headers);
-        Self { body, control, freshness, expiry, etag, head }
+        let own_fields = describe(&body, &etag, headers);
+        Self { body, control, freshness, expiry, format, etag, own_fields }
     }
 
     /// The header fields that never change while the entry lives.
-    pub fn head(&self) -> &HeaderMap {
-        &self.head
+    pub fn head(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
+        self.format.fields().iter().chain(&self.own_fields)
     }
 
     /// The entity tag that is served: the origin's, or ours.
@@ -59,7 +61,7 @@ impl Image {
 
     /// Bytes of the picture and of its head.
     pub(super) fn bytes(&self) -> usize {
-        self.body.len() + self.head.values().map(HeaderValue::len).sum::<usize>()
+        self.body.len() + self.own_fields.iter().map(|(_, value)| value.len()).sum::<usize>()
     }
 
     /// Whether it may be served without asking the origin.
@@ -73,16 +75,13 @@ impl Image {
     }
 }
 
-fn describe(body: &Bytes, format: Format, etag: &ETag, headers: &HeaderMap) -> HeaderMap {
-    let mut head = HeaderMap::with_capacity(12);
-    head.insert(header::CONTENT_TYPE, format.content_type());
-    head.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+fn describe(body: &[u8], etag: &ETag, headers: &HeaderMap) -> Box<[(HeaderName, HeaderValue)]> {
+    let length = HeaderValue::try_from(body.len().to_string()).expect("digits are visible ASCII");
     let mut tag = Vec::with_capacity(1);
     etag.encode(&mut tag);
-    head.extend(tag.pop().map(|tag| (header::ETAG, tag)));
-    head.extend(last_modified(headers).map(|at| (header::LAST_MODIFIED, at)));
-    head.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    head
+    let tag = tag.pop().map(|tag| (header::ETAG, tag));
+    let modified = last_modified(headers).map(|at| (header::LAST_MODIFIED, at));
+    std::iter::once((header::CONTENT_LENGTH, length)).chain(tag).chain(modified).collect()
 }
 
 fn last_modified(headers: &HeaderMap) -> Option<HeaderValue> {
@@ -174,8 +173,6 @@ impl Negative {
 mod tests {
     use std::time::Duration;
 
-    use http::HeaderName;
-
     use super::super::freshness::Exchange;
     use super::*;
     use crate::moment::Wall;
@@ -210,11 +207,26 @@ mod tests {
         let image = image(&headers);
         drop(headers);
         assert!(read.is_unique(), "60 KB would stay as long as the image");
-        let kept: HeaderMap = image.head().iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let kept: HeaderMap = image.head().cloned().collect();
         assert_eq!(
             (&kept[header::ETAG], &kept[header::LAST_MODIFIED]),
             (&"\"abc\"".parse().unwrap(), &DATE.parse().unwrap())
         );
+    }
+
+    #[test]
+    fn the_head_of_an_image_is_all_that_never_changes() {
+        let (_, headers) = head(&[(header::ETAG, "\"abc\""), (header::SET_COOKIE, "a=b")]);
+        let image = image(&headers);
+        let fields: Vec<_> = image.head().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+        let expected = [
+            ("content-type", "image/jpeg"),
+            ("x-content-type-options", "nosniff"),
+            ("cross-origin-resource-policy", "cross-origin"),
+            ("content-length", "3"),
+            ("etag", "\"abc\""),
+        ];
+        assert_eq!(fields, expected);
     }
 
     #[test]

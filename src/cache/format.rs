@@ -1,6 +1,6 @@
 //! Image formats, known by their first bytes: what a server calls its answer proves nothing (S15).
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue, header};
 
 /// A format that browsers show in an `<img>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,15 +27,21 @@ impl Format {
         }
     }
 
-    /// The registered media type.
-    pub fn content_type(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
-            Self::Jpeg => "image/jpeg",
-            Self::Png => "image/png",
-            Self::Gif => "image/gif",
-            Self::WebP => "image/webp",
-        })
+    /// The fields that every image of this format is served with: its registered media type, which browsers are told to
+    /// believe, and that any site may show it (Fetch standard §3.7).
+    pub fn fields(self) -> &'static [(HeaderName, HeaderValue); 3] {
+        static FIELDS: [[(HeaderName, HeaderValue); 3]; 4] =
+            [fields("image/jpeg"), fields("image/png"), fields("image/gif"), fields("image/webp")];
+        &FIELDS[self as usize]
     }
+}
+
+const fn fields(content_type: &'static str) -> [(HeaderName, HeaderValue); 3] {
+    [
+        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("cross-origin")),
+    ]
 }
 
 #[cfg(test)]
@@ -51,6 +57,19 @@ mod tests {
         for other in [&b""[..], b"\xff", b"<html>", b"{\"errcode\":-1}", b"RIFF\x10\0\0\0WAVE", b"\xff\xd8", b"GIF88a"]
         {
             assert_eq!(Format::of(other), None);
+        }
+    }
+
+    #[test]
+    fn each_format_is_called_by_its_registered_name() {
+        let named = [
+            (Format::Jpeg, "image/jpeg"),
+            (Format::Png, "image/png"),
+            (Format::Gif, "image/gif"),
+            (Format::WebP, "image/webp"),
+        ];
+        for (format, name) in named {
+            assert_eq!(format.fields()[0], (header::CONTENT_TYPE, HeaderValue::from_static(name)));
         }
     }
 }

@@ -64,13 +64,12 @@ impl Responder {
         show_only: bool,
     ) -> Response<Body> {
         let mut headers = HeaderMap::with_capacity(24);
-        headers.extend(image.head().iter().map(|(name, value)| (name.clone(), value.clone())));
+        headers.extend(image.head().cloned());
         if show_only {
             headers.insert(header::CACHE_CONTROL, NO_STORE);
         } else {
             tell_lifetime(&mut headers, image, now);
         }
-        headers.insert(RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
         self.cors.allow(asked.headers, &mut headers);
         headers.insert(CACHE_STATUS, outcome.field());
         if has_already(asked.headers, image) {
