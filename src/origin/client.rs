@@ -26,6 +26,13 @@ use crate::outbound::{self, Unanswered};
 /// Shorter than WeChat's keep-alive, so that we rarely meet a connection it is just closing.
 const POOL_IDLE: Duration = Duration::from_secs(20);
 
+/// A deadline resets a stream and leaves its HTTP/2 connection in the pool: one that a middlebox dropped without a word
+/// would fail every fill until TCP gave up, a quarter of an hour. A ping after so long a silence finds out, while an answer
+/// is awaited,
+const PING_AFTER: Duration = Duration::from_secs(2);
+/// and this long without an echo ends the connection: together, before `origin.first_byte_timeout` as shipped.
+const PING_ECHO: Duration = Duration::from_secs(3);
+
 /// Bytes of a refusal that pass through (S17).
 pub const MAX_PASSED: usize = 64 * 1024;
 
@@ -78,6 +85,8 @@ impl Client {
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(config.max_concurrent)
             .timer(TokioTimer::new())
+            .http2_keep_alive_interval(PING_AFTER)
+            .http2_keep_alive_timeout(PING_ECHO)
             .build(Connector::new(tls, config.connect_timeout));
         let (first_byte_timeout, fill_timeout) = (config.first_byte_timeout, config.fill_timeout);
         Ok(Self { pool, first_byte_timeout, fill_timeout, max_image, retries: AtomicU32::new(RETRIES), clock })
