@@ -76,7 +76,8 @@ pub(super) fn canonical(decoded: &str) -> Option<(Cow<'_, str>, Repairs)> {
     if is_clean(decoded) || layout::read(decoded).is_some() {
         return Some((Cow::Borrowed(decoded), Repairs::NONE));
     }
-    proved(decoded).map(|(text, repairs)| (Cow::Owned(text), repairs)).or_else(|| opaque(decoded))
+    let proved = proved(decoded).or_else(|| proved_with_pluses(decoded));
+    proved.map(|(text, repairs)| (Cow::Owned(text), repairs)).or_else(|| opaque(decoded))
 }
 
 /// Nothing here needs mending, so nothing needs proof. This is the hot path.
@@ -103,6 +104,14 @@ fn proved(decoded: &str) -> Option<(String, Repairs)> {
         layer = Cow::Owned(next);
     }
     None
+}
+
+/// With the outermost spaces back to `+`, as [`opaque`] would have them: only then may a deeper layer prove, and what is
+/// opaque must stay what it is when it comes again.
+fn proved_with_pluses(decoded: &str) -> Option<(String, Repairs)> {
+    let spaced = decoded.contains(' ');
+    let (text, repairs) = spaced.then(|| proved(&decoded.replace(' ', "+")))??;
+    Some((text, repairs.with(Repair::SpaceToPlus, true)))
 }
 
 fn proved_in_layer(layer: &str, before: Repairs) -> Option<(String, Repairs)> {

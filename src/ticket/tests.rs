@@ -233,18 +233,52 @@ fn no_cut_and_no_change_of_case_is_accepted() {
 }
 
 fn any_ticket() -> impl Strategy<Value = String> {
+    any_ticket_of("[A-Za-z0-9_-]{20,22}")
+}
+
+/// A ticket whose url ends with `code`, a regular expression.
+fn any_ticket_of(code: &'static str) -> impl Strategy<Value = String> {
     let validity = prop_oneof![
         Just(Validity::Permanent),
         (1u64..31_536_000).prop_map(|s| Validity::Lifetime(std::time::Duration::from_secs(s))),
         (1_800_000_000i64..2_000_000_000).prop_map(|s| Validity::Until(Wall::from_unix(s))),
     ];
-    ("[A-Za-z0-9_-]{20,22}", 1_300_000_000i64..1_800_000_000, validity, any::<bool>()).prop_map(
-        |(code, created, validity, old)| {
-            let url = format!("http://weixin.qq.com/q/{code}");
-            let ticket = mint(&url, Wall::from_unix(created), validity).unwrap();
-            if old { ticket.replace('_', "+").replace('-', "/") } else { ticket }
-        },
-    )
+    (code, 1_300_000_000i64..1_800_000_000, validity, any::<bool>()).prop_map(|(code, created, validity, old)| {
+        let url = format!("http://weixin.qq.com/q/{code}");
+        let ticket = mint(&url, Wall::from_unix(created), validity).unwrap();
+        if old { ticket.replace('_', "+").replace('-', "/") } else { ticket }
+    })
+}
+
+/// An old ticket on its way into a query by careless hands: some of its `+` became spaces, some letters got in, and some
+/// layers of encoding came around all of it.
+fn careless_text() -> impl Strategy<Value = String> {
+    // Wherever they fall, these give at least one `+` and one `/`.
+    let fragile = any_ticket_of("[A-Za-z0-9_-]{8}~~~[?]{3}[A-Za-z0-9_-]{8}");
+    let fragile = fragile.prop_map(|ticket| ticket.replace('_', "+").replace('-', "/"));
+    let stray =
+        (prop::sample::select(vec!["%20", "%0A", "%2520", "%250A", "\\", "%", " ", "="]), any::<prop::sample::Index>());
+    let plus = prop::sample::select(vec!["+", " ", "%20", "%2520"]);
+    let layers = 0usize..3;
+    (fragile, plus, prop::collection::vec(stray, 0..4), layers).prop_map(|(ticket, plus, strays, layers)| {
+        let mut text = ticket.replace('+', plus);
+        for (letters, at) in strays {
+            text.insert_str(at.index(text.len() + 1), letters);
+        }
+        (0..layers).fold(text, |text, _| encode(&text))
+    })
+}
+
+#[test]
+fn a_stray_space_in_a_deeper_layer_does_not_hide_that_spaces_were_pluses() {
+    let ticket = old_ticket();
+    let spaced = ticket.replace('+', "%20");
+    for at in [20, 60] {
+        let text = format!("{}%2520{}", &spaced[..at], &spaced[at..]);
+        assert_eq!(canonical(&text), ticket, "{text}");
+        let repairs: Vec<_> = Ticket::from_text(&text).unwrap().repairs().iter().collect();
+        assert_eq!(repairs, [Repair::SpaceToPlus, Repair::WhiteSpace, Repair::DoubleEncoding]);
+    }
 }
 
 proptest! {
@@ -271,6 +305,15 @@ proptest! {
         if let Ok(ticket) = Ticket::from_text(&query) {
             let again = Ticket::from_text(&ticket.encoded()).unwrap();
             prop_assert_eq!(again.canonical(), ticket.canonical());
+        }
+    }
+
+    #[test]
+    fn the_canonical_form_of_a_careless_text_is_its_own_too(text in careless_text()) {
+        if let Ok(ticket) = Ticket::from_text(&text) {
+            let again = Ticket::from_text(&ticket.encoded()).unwrap();
+            prop_assert_eq!(again.canonical(), ticket.canonical());
+            prop_assert!(again.repairs().is_empty());
         }
     }
 
