@@ -193,6 +193,21 @@ fn only_the_parameter_named_ticket_counts() {
 }
 
 #[test]
+fn a_query_full_of_tickets_is_not_worth_reading() {
+    let same = vec!["ticket=abc"; 10_000].join("&");
+    assert_eq!(Ticket::from_query(Some(&same)).unwrap().canonical(), "abc", "copies of the first cost nothing");
+    let spelled = ["ticket=abc", "ticket=%61bc", "ticket=a%62c", "ticket=ab%63", "ticket=%61%62c", "ticket=%61b%63"];
+    let spelled = [&spelled[..], &["ticket=a%62%63", "ticket=%61%62%63"]].concat();
+    assert_eq!(spelled.len(), MOST_PARAMETERS);
+    assert_eq!(Ticket::from_query(Some(&spelled.join("&"))).unwrap().canonical(), "abc");
+    let (most, more) = (spelled.join("&"), [&spelled[..], &["ticket=%61bc"]].concat().join("&"));
+    assert_eq!(Ticket::from_query(Some(&format!("{most}&{same}"))).unwrap().canonical(), "abc");
+    assert_eq!(Ticket::from_query(Some(&more)), Err(BadTicket::Conflicting));
+    // Were the last one read, it would be malformed.
+    assert_eq!(Ticket::from_query(Some(&format!("{most}&ticket=%00"))), Err(BadTicket::Conflicting));
+}
+
+#[test]
 fn length_is_bounded_after_decoding() {
     assert!(Ticket::from_text(&"a".repeat(MAX_BYTES)).is_ok());
     assert_eq!(Ticket::from_text(&"a".repeat(MAX_BYTES + 1)), Err(BadTicket::TooLong));
