@@ -5,8 +5,11 @@
 //! another fill may have ended between its miss and this lock, and that one had stored before it left.
 
 use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use foldhash::quality::RandomState;
 use tokio::sync::watch;
 
 /// Locks, so that misses of different tickets rarely meet.
@@ -18,7 +21,10 @@ type Running<T> = HashMap<Arc<str>, watch::Receiver<Option<T>>>;
 #[derive(Debug)]
 pub struct Flights<T> {
     shards: [Mutex<Running<T>>; SHARDS],
-    most_per_shard: usize,
+    /// Keyed: whoever chooses tickets cannot choose their lock.
+    hash: RandomState,
+    most: usize,
+    count: AtomicUsize,
 }
 
 /// A place in the audience of a running fill. Dropping it neither cancels nor restarts the fill.
@@ -48,9 +54,10 @@ pub struct Permit<T> {
 }
 
 impl<T> Flights<T> {
-    /// An empty sky for about `most` fills at once.
+    /// An empty sky for `most` fills at once.
     pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Self { shards: Default::default(), most_per_shard: most.div_ceil(SHARDS).max(1) })
+        let (shards, hash, count) = Default::default();
+        Arc::new(Self { shards, hash, most, count })
     }
 
     /// Joins the running fill of `key`, if there is one.
@@ -67,9 +74,10 @@ impl<T> Flights<T> {
         if let Some(found) = look() {
             return Boarding::Found(found);
         }
-        if shard.len() >= self.most_per_shard {
+        if !self.take_place() {
             return Boarding::Full;
         }
+        // Nothing from here to the permit, which gives the place back, can panic.
         let (result, audience) = watch::channel(None);
         shard.insert(Arc::clone(key), audience.clone());
         let permit = Permit { flights: Arc::clone(self), key: Arc::clone(key), result, landed: false };
@@ -78,13 +86,17 @@ impl<T> Flights<T> {
 
     /// How many fills are under way.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).len()).sum()
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn take_place(&self) -> bool {
+        let take = |count| (count < self.most).then_some(count + 1);
+        self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     fn shard(&self, key: &str) -> MutexGuard<'_, Running<T>> {
-        // Tickets differ most in their middle; any spread will do, since tickets cannot be aimed at a lock to any effect.
-        let sum = key.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
-        lock(&self.shards[sum % SHARDS])
+        let hash = usize::try_from(self.hash.hash_one(key) % SHARDS as u64).expect("less than the shards");
+        lock(&self.shards[hash])
     }
 }
 
@@ -103,6 +115,7 @@ impl<T> Permit<T> {
 
     fn free(&self) {
         self.flights.shard(&self.key).remove(&self.key);
+        self.flights.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -178,11 +191,54 @@ mod tests {
         assert_eq!(flights.len(), 0);
     }
 
+    fn try_start(flights: &Arc<Flights<u32>>, key: &str) -> Option<Permit<u32>> {
+        match flights.join_or_start(&key.into(), || None::<()>) {
+            Boarding::Start(permit, _) => Some(permit),
+            _ => None,
+        }
+    }
+
     #[test]
     fn fills_are_bounded() {
-        let flights = Flights::<u32>::new(1);
-        let seats: Vec<_> = (0..1000).map(|n| flights.join_or_start(&format!("{n}").into(), || None::<()>)).collect();
-        assert_eq!(flights.len(), SHARDS);
-        assert!(seats.iter().any(|boarding| matches!(boarding, Boarding::Full)));
+        let flights = Flights::new(100);
+        let permits: Vec<_> = (0..1000).filter_map(|n| try_start(&flights, &n.to_string())).collect();
+        assert_eq!((permits.len(), flights.len()), (100, 100));
+        drop(permits);
+        assert_eq!(flights.len(), 0);
+        assert_eq!((0..1000).filter_map(|n| try_start(&flights, &n.to_string())).count(), 1000, "one after the other");
+    }
+
+    #[test]
+    fn tickets_made_to_meet_take_nothing_from_others() {
+        let flights = Flights::new(1000);
+        // Equal by the hash of Java's strings, which anybody can compute.
+        let public = |key: &str| key.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+        let aimed = (0..).map(|n| format!("aimed {n}")).filter(|key| public(key).is_multiple_of(SHARDS)).take(500);
+        let aimed: Vec<_> = aimed.filter_map(|key| try_start(&flights, &key)).collect();
+        assert_eq!(aimed.len(), 500);
+        assert_eq!((0..500).filter_map(|n| try_start(&flights, &n.to_string())).count(), 500);
+    }
+
+    #[test]
+    fn the_bound_holds_however_many_start_and_end_at_once() {
+        let flights = Flights::new(10);
+        let most_seen = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (flights, most_seen) = (&flights, &most_seen);
+                scope.spawn(move || {
+                    for n in 0..2000 {
+                        let mut permits: Vec<_> =
+                            (0..5).filter_map(|k| try_start(flights, &format!("{thread} {n} {k}"))).collect();
+                        most_seen.fetch_max(flights.len(), Ordering::SeqCst);
+                        // Some land, some are dropped as by a panic.
+                        permits.drain(..permits.len() / 2).for_each(|permit| permit.land(1));
+                    }
+                });
+            }
+        });
+        assert!(most_seen.into_inner() <= 10);
+        let permits: Vec<_> = (0..20).filter_map(|n| try_start(&flights, &n.to_string())).collect();
+        assert_eq!(permits.len(), 10, "no place is lost and none is given twice");
     }
 }

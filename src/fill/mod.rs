@@ -61,7 +61,7 @@ pub struct Filling {
 }
 
 impl Fills {
-    /// Fills run on `runtime`, about `most` at once.
+    /// Fills run on `runtime`, `most` at once.
     pub fn new(filler: Filler, most: usize, runtime: Handle) -> Self {
         Self { flights: Flights::new(most), filler: Arc::new(filler), runtime }
     }
