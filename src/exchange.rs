@@ -12,6 +12,7 @@ use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use crate::body::Body;
 use crate::body::timed::TimedBody;
 use crate::clock::Clock;
+use crate::log::ACCESS;
 use crate::metrics::Metrics;
 use crate::moment::Tick;
 use crate::proxy::Proxy;
@@ -25,9 +26,6 @@ const LONGEST_ID: usize = 64;
 
 /// What is logged for a client that hung up, as nginx does.
 const CLIENT_GONE: u16 = 499;
-
-/// Target of the access lines.
-pub const ACCESS: &str = "access";
 
 /// Has requests answered and keeps the records.
 pub struct Exchanges {
@@ -108,7 +106,7 @@ fn write_line(answered: &Answered, method: &Method, id: &HeaderValue, took: Dura
         reason = answered.reason,
         ticket,
         client = answered.client.map(tracing::field::display),
-        origin_ms = answered.waited.map(milliseconds),
+        origin_ms = answered.origin_took.map(milliseconds),
         took_ms = milliseconds(took),
         id = id.to_str().unwrap_or_default(),
     );

@@ -1,5 +1,6 @@
-//! What is counted. Handles are passed down from [`crate::app`] and resolved once, so that counting on the way of a request
-//! is one atomic addition; there is no global registry, and two proxies in one process count apart.
+//! What is counted. Passed down from [`crate::app`]: there is no global registry, and two proxies in one process count
+//! apart. The handles of whatever a good answer counts are resolved once, so that counting it is one atomic addition; only
+//! reasons for trouble are looked up by name.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -15,10 +16,9 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::cache::status::Outcome;
-use crate::fill::judge::{Storable, Verdict};
 use crate::limit::BudgetName;
 use crate::route::Kind;
-use crate::ticket::Repairs;
+use crate::ticket::{Repair, Repairs};
 
 /// Labels a request that has nothing to do with the cache.
 const NO_OUTCOME: &str = "none";
@@ -35,7 +35,9 @@ pub struct Metrics {
     failures: Family<ReasonLabels, Counter>,
     not_stored: Family<ReasonLabels, Counter>,
     refusals: Family<BudgetLabels, Counter>,
+    refusals_by: [Counter; BudgetName::ALL.len()],
     repairs: Family<RepairLabels, Counter>,
+    repairs_by: [Counter; Repair::ALL.len()],
     fills: Counter,
     origin_seconds: Histogram,
     connections_open: Gauge,
@@ -129,14 +131,19 @@ struct StoreLabels {
 impl Metrics {
     /// Nothing counted yet.
     pub fn new() -> Arc<Self> {
+        let (refusals, repairs) = (Family::default(), Family::default());
+        let refusal = |budget: BudgetName| refusals.get_or_create_owned(&BudgetLabels { budget: budget.name() });
+        let repair = |repair: Repair| repairs.get_or_create_owned(&RepairLabels { kind: repair.name() });
         let metrics = Self {
             registry: Mutex::default(),
             requests: Family::default(),
             handles: Default::default(),
             failures: Family::default(),
             not_stored: Family::default(),
-            refusals: Family::default(),
-            repairs: Family::default(),
+            refusals_by: BudgetName::ALL.map(refusal),
+            repairs_by: Repair::ALL.map(repair),
+            refusals,
+            repairs,
             fills: Counter::default(),
             origin_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 13)),
             connections_open: Gauge::default(),
@@ -200,20 +207,20 @@ impl Metrics {
 
     /// Counts a refusal by a budget.
     pub fn refused(&self, budget: BudgetName) {
-        self.refusals.get_or_create(&BudgetLabels { budget: budget.name() }).inc();
+        self.refusals_by[budget as usize].inc();
     }
 
     /// Counts what had to be mended in a ticket.
     pub fn repaired(&self, repairs: Repairs) {
         for repair in repairs.iter() {
-            self.repairs.get_or_create(&RepairLabels { kind: repair.name() }).inc();
+            self.repairs_by[repair as usize].inc();
         }
     }
 
-    /// Counts a fill by its end.
-    pub fn filled(&self, verdict: &Verdict) {
+    /// Counts a fill that ended, and why its image was not stored when it was not.
+    pub fn filled(&self, not_stored: Option<&'static str>) {
         self.fills.inc();
-        if let Verdict::Image(_, Storable::ShowOnly(reason)) = verdict {
+        if let Some(reason) = not_stored {
             self.not_stored.get_or_create(&ReasonLabels { reason }).inc();
         }
     }
@@ -238,8 +245,7 @@ impl Metrics {
     pub fn totals(&self) -> Totals {
         let image = &self.handles[Kind::Image as usize];
         let sum = |cache: usize| image.iter().filter_map(|class| class[cache].get()).map(Counter::get).sum::<u64>();
-        let budgets = BudgetName::ALL.map(|budget| BudgetLabels { budget: budget.name() });
-        let refused = budgets.iter().filter_map(|labels| self.refusals.get(labels)).map(|counter| counter.get()).sum();
+        let refused = self.refusals_by.iter().map(Counter::get).sum();
         Totals { hits: sum(0), misses: sum(2) + sum(3), refused }
     }
 

@@ -13,15 +13,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use http::{Request, StatusCode};
+use http::Request;
 
 use crate::body::timed::TimedBody;
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::fill::{Fills, Joined};
+use crate::fill::{Filled, Fills, Joined};
 use crate::forward::Forward;
 use crate::limit::{Client, Limits, Trust};
-use crate::log::Dropped;
+use crate::metrics::Reading;
 use crate::reply::{Answered, Refusal, Reply};
 use crate::respond::{Asked, Responder};
 use crate::route::{self, Route, Routes};
@@ -52,8 +52,6 @@ pub struct Shared {
     pub fills: Fills,
     /// Builds answers.
     pub responder: Responder,
-    /// What the log could not write.
-    pub dropped_lines: Dropped,
     /// The time.
     pub clock: Clock,
 }
@@ -84,7 +82,8 @@ impl Proxy {
             Ok(ticket) => self.find(ticket, client).await,
             Err(bad) => Err(Refusal::BadTicket(*bad)),
         };
-        reply.unwrap_or_else(Reply::Refused).answer(asked, ticket.ok(), &self.shared) // 9
+        let Shared { responder, clock, .. } = &*self.shared;
+        reply.unwrap_or_else(Reply::Refused).answer(asked, ticket.ok(), responder, clock.now()) // 9
     }
 
     /// Steps 3 to 8: the order is S13's.
@@ -106,10 +105,9 @@ impl Proxy {
                 Joined::Filling(filling) => filling,
             }
         };
-        let began = clock.tick();
         let collapsed = filling.collapsed;
-        let verdict = filling.verdict().await; // 8
-        Ok(Reply::Filled { verdict, collapsed, waited: clock.tick().since(began), admitted })
+        let Filled { verdict, origin_took } = filling.end().await; // 8
+        Ok(Reply::Filled { verdict, collapsed, origin_took, admitted })
     }
 
     async fn forward(&self, request: Request<TimedBody>, peer: SocketAddr) -> Answered {
@@ -124,5 +122,20 @@ impl Proxy {
     }
 }
 
-/// What is said where no app is configured.
-pub const NO_APP: (StatusCode, &str) = (StatusCode::NOT_FOUND, "no such page here; set `app` to forward other paths");
+impl Shared {
+    /// Measures what nobody counts.
+    pub fn reading(&self) -> Reading {
+        let (images, negatives) = (self.cache.images(), self.cache.negatives());
+        Reading {
+            image_entries: images.entries,
+            image_bytes: images.bytes,
+            negative_entries: negatives.entries,
+            negative_bytes: negatives.bytes,
+            fills: self.fills.under_way() as u64,
+            waiting: self.limits.waiting() as u64,
+            circuit_open: self.fills.origin().circuit_is_open(),
+            skew_millis: self.fills.origin().skew_millis(),
+            ..Reading::default()
+        }
+    }
+}

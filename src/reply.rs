@@ -14,10 +14,12 @@ use crate::forward::ForwardFailure;
 use crate::limit::{Admitted, Client, Refused};
 use crate::moment::Moment;
 use crate::origin::Failure;
-use crate::proxy::{NO_APP, Shared};
 use crate::respond::{self, Asked, Responder};
 use crate::route::{BadRequest, Kind};
 use crate::ticket::{BadTicket, Ticket};
+
+/// What is said where no app is configured.
+const NO_APP: &str = "no such page here; set `app` to forward other paths";
 
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
@@ -32,8 +34,8 @@ pub enum Reply {
         verdict: Verdict,
         /// Somebody else had begun it.
         collapsed: bool,
-        /// After so long.
-        waited: Duration,
+        /// Of which the origin took so long, if it was asked.
+        origin_took: Option<Duration>,
         /// The client's budget.
         admitted: Admitted,
     },
@@ -70,8 +72,8 @@ pub struct Answered {
     pub ticket: Option<Ticket>,
     /// Who asked.
     pub client: Option<Client>,
-    /// How long the origin, or the app, kept us waiting.
-    pub waited: Option<Duration>,
+    /// How long the origin took, when it was asked.
+    pub origin_took: Option<Duration>,
     /// Why there is no image, when there is none.
     pub reason: Option<&'static str>,
     /// The budget that refused.
@@ -85,18 +87,17 @@ impl Reply {
     }
 
     /// Builds the answer.
-    pub fn answer(self, asked: Asked<'_>, ticket: Option<Ticket>, shared: &Shared) -> Answered {
-        let now = shared.clock.now();
+    pub fn answer(self, asked: Asked<'_>, ticket: Option<Ticket>, responder: &Responder, now: Moment) -> Answered {
         let outcome = self.outcome(now);
-        let mut response = self.response(asked, &outcome, now, shared);
+        let mut response = self.response(asked, &outcome, now, responder);
         if let Some(admitted) = self.admitted() {
-            shared.responder.tell_budget(&mut response, admitted);
+            responder.tell_budget(&mut response, admitted);
         }
         let answered = Answered::of(Kind::Image, response);
         Answered {
             outcome: Some(outcome),
             ticket,
-            waited: self.waited(),
+            origin_took: self.origin_took(),
             reason: self.reason(),
             refused: self.into_refused(),
             ..answered
@@ -115,8 +116,7 @@ impl Reply {
         }
     }
 
-    fn response(&self, asked: Asked<'_>, outcome: &Outcome, now: Moment, shared: &Shared) -> Response<Body> {
-        let respond = &shared.responder;
+    fn response(&self, asked: Asked<'_>, outcome: &Outcome, now: Moment, respond: &Responder) -> Response<Body> {
         match self {
             Self::Found(Found::Image(image), _) => respond.image(asked, image, outcome, now, false),
             Self::Filled { verdict: Verdict::Image(image, storable), .. } => {
@@ -144,9 +144,9 @@ impl Reply {
         }
     }
 
-    fn waited(&self) -> Option<Duration> {
+    fn origin_took(&self) -> Option<Duration> {
         match self {
-            Self::Filled { waited, .. } => Some(*waited),
+            Self::Filled { origin_took, .. } => *origin_took,
             _ => None,
         }
     }
@@ -226,8 +226,8 @@ impl std::fmt::Display for Refusal {
 
 impl Answered {
     fn of(kind: Kind, response: Response<Body>) -> Self {
-        let (outcome, ticket, client, waited) = (None, None, None, None);
-        Self { response, kind, outcome, ticket, client, waited, reason: None, refused: None }
+        let (outcome, ticket, client, origin_took) = (None, None, None, None);
+        Self { response, kind, outcome, ticket, client, origin_took, reason: None, refused: None }
     }
 
     /// Notes who asked.
@@ -267,7 +267,7 @@ impl Answered {
 
     /// Another path, and no app.
     pub fn no_app(method: &Method) -> Self {
-        Self::of(Kind::App, respond::text(method, NO_APP.0, NO_APP.1))
+        Self::of(Kind::App, respond::text(method, StatusCode::NOT_FOUND, NO_APP))
     }
 
     /// What the app said, or why it did not.

@@ -48,7 +48,9 @@ impl Answers for Admin {
 impl Admin {
     fn say(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "this listener takes GET and HEAD\n");
+            let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "this listener takes GET and HEAD\n");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
         }
         match request.uri().path() {
             "/readyz" if self.drain.is_announced() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),

@@ -121,19 +121,24 @@ pub struct Passed {
     pub status: StatusCode,
     /// What the origin calls the body; browsers are told not to guess.
     pub content_type: Option<HeaderValue>,
+    /// When to come again.
+    pub retry_after: Option<HeaderValue>,
     /// The body; `None` when it was too long or encoded, and our own text stands in.
     pub body: Option<Bytes>,
 }
 
 impl Passed {
-    /// What to pass on. A `content_type` of more than 256 bytes is dropped.
-    pub fn new(status: StatusCode, content_type: Option<&HeaderValue>, body: Option<Bytes>) -> Self {
-        Self { status, content_type: content_type.and_then(kept), body }
+    /// What to pass on of an answer with the head `headers`. Values of more than 256 bytes are dropped.
+    pub fn new(status: StatusCode, headers: &HeaderMap, body: Option<Bytes>) -> Self {
+        let field = |name| headers.get(name).and_then(kept);
+        let content_type = field(header::CONTENT_TYPE).filter(|_| body.is_some());
+        Self { status, content_type, retry_after: field(header::RETRY_AFTER), body }
     }
 
     fn bytes(&self) -> usize {
-        let body = self.body.as_ref().map_or(0, Bytes::len);
-        body + self.content_type.as_ref().map_or(0, HeaderValue::len)
+        let fields = [&self.content_type, &self.retry_after];
+        let fields = fields.into_iter().flatten().map(HeaderValue::len).sum::<usize>();
+        fields + self.body.as_ref().map_or(0, Bytes::len)
     }
 }
 
@@ -232,7 +237,7 @@ mod tests {
     #[test]
     fn a_refusal_keeps_nothing_of_the_buffer_that_its_head_was_read_into() {
         let (read, headers) = head(&[(header::CONTENT_TYPE, "text/plain")]);
-        let passed = Passed::new(StatusCode::NOT_FOUND, headers.get(header::CONTENT_TYPE), Some(Bytes::new()));
+        let passed = Passed::new(StatusCode::NOT_FOUND, &headers, Some(Bytes::new()));
         drop(headers);
         assert!(read.is_unique());
         assert_eq!(passed.content_type.unwrap(), "text/plain");
@@ -254,8 +259,8 @@ mod tests {
     #[test]
     fn a_type_longer_than_any_needs_to_be_is_no_type() {
         let typed = |length| {
-            let value = HeaderValue::try_from("t".repeat(length)).unwrap();
-            Passed::new(StatusCode::GONE, Some(&value), Some(Bytes::new())).content_type
+            let (_, headers) = head(&[(header::CONTENT_TYPE, &"t".repeat(length))]);
+            Passed::new(StatusCode::GONE, &headers, Some(Bytes::new())).content_type
         };
         assert_eq!(typed(LONGEST_FIELD).map(|kept| kept.len()), Some(LONGEST_FIELD));
         assert_eq!(typed(LONGEST_FIELD + 1), None);
@@ -267,9 +272,9 @@ mod tests {
         let (_, full) = head(&[(header::ETAG, &format!("\"{:a>255}", '"')), (header::LAST_MODIFIED, DATE)]);
         // Our own tag has 34 bytes.
         assert_eq!(image(&full).bytes() - image(&bare).bytes(), 256 - 34 + DATE.len());
-        let value = HeaderValue::from_static("text/plain");
-        let passed = Passed::new(StatusCode::GONE, Some(&value), Some(Bytes::from_static(b"gone")));
+        let (_, headers) = head(&[(header::CONTENT_TYPE, "text/plain"), (header::RETRY_AFTER, "9")]);
+        let passed = Passed::new(StatusCode::GONE, &headers, Some(Bytes::from_static(b"gone")));
         let negative = Negative { instead: Instead::Unknown(Arc::new(passed)), until: Tick::NEVER };
-        assert_eq!(negative.bytes(), "text/plaingone".len());
+        assert_eq!(negative.bytes(), "text/plain9gone".len());
     }
 }

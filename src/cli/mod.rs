@@ -108,7 +108,9 @@ pub fn run(
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(BAD_USAGE));
         }
     };
-    let readable = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+    // What is no UTF-8 stays, garbled, so that it is told as a mistake rather than overlooked.
+    let readable =
+        |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.to_string_lossy().into()));
     let environment = environment.into_iter().filter_map(readable).collect();
     match command.unwrap_or(Command::Serve(options)) {
         Command::Serve(options) => serve::serve(options.load(environment)),

@@ -28,10 +28,13 @@ pub(super) fn find(settings: &mut Settings, config: &Config) {
 
 fn deadlines(settings: &mut Settings, config: &Config) {
     let Config { server, origin, .. } = config;
-    if origin.first_byte_timeout > origin.fill_timeout {
-        let text =
-            "origin.first_byte_timeout is longer than origin.fill_timeout, which would always end first".to_owned();
-        settings.conflict(&["origin.first_byte_timeout", "origin.fill_timeout"], text);
+    let parts =
+        [("origin.connect_timeout", origin.connect_timeout), ("origin.first_byte_timeout", origin.first_byte_timeout)];
+    for (key, part) in parts {
+        if part > origin.fill_timeout {
+            let text = format!("{key} is longer than origin.fill_timeout, which would always end first");
+            settings.conflict(&[key, "origin.fill_timeout"], text);
+        }
     }
     if server.drain_delay > server.drain {
         let text = "drain_delay is longer than drain, of which it is a part".to_owned();
@@ -59,7 +62,9 @@ fn addresses(settings: &mut Settings, config: &Config) {
 }
 
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {
-    one.port() == other.port() && one.port() != 0 && (one.ip() == other.ip() || one.ip().is_unspecified())
+    let (a, b) = (one.ip(), other.ip());
+    let overlap = a == b || a.is_unspecified() || b.is_unspecified();
+    one.port() == other.port() && one.port() != 0 && overlap
 }
 
 /// Whether a connection to `url` certainly reaches `listen`. Other names are not looked up.
@@ -69,11 +74,16 @@ fn leads_to(url: &Uri, listen: SocketAddr) -> bool {
     if listen.port() == 0 || authority.port_u16().unwrap_or(default) != listen.port() {
         return false;
     }
-    let host = authority.host();
-    let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
-    let reached = literal.map_or_else(|_| if host == "localhost" { vec![v4, v6] } else { vec![] }, |ip| vec![ip]);
-    reached
-        .iter()
-        .any(|ip| *ip == listen.ip() || listen.ip().is_unspecified() && (ip.is_loopback() || ip.is_unspecified()))
+    let own = listen.ip().to_canonical();
+    let is_here = |ip: IpAddr| ip == own || own.is_unspecified() && (ip.is_loopback() || ip.is_unspecified());
+    addresses_of(authority.host()).into_iter().any(is_here)
+}
+
+/// The addresses that a host certainly has.
+fn addresses_of(host: &str) -> Vec<IpAddr> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
+    if bare.eq_ignore_ascii_case("localhost") {
+        return vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    }
+    bare.parse().map(|ip: IpAddr| ip.to_canonical()).into_iter().collect()
 }

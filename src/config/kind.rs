@@ -135,8 +135,11 @@ pub(super) fn web_origins(value: &Value) -> Result<Vec<String>, Wrong> {
         *text == "*"
             || uri.is_some_and(|uri| {
                 let same = |scheme, authority| format!("{scheme}://{authority}") == text.to_ascii_lowercase();
+                let own_port =
+                    matches!((uri.scheme_str(), uri.port_u16()), (Some("https"), Some(443)) | (Some("http"), Some(80)));
                 uri.scheme().zip(uri.authority()).is_some_and(|(scheme, authority)| same(scheme, authority))
                     && **text == text.to_ascii_lowercase()
+                    && !own_port
             })
     };
     let items = value.as_list().ok_or_else(|| wrong("is no list", VALID))?;
@@ -178,7 +181,7 @@ fn url(value: &Value) -> Option<Uri> {
 /// A budget, or `"off"`.
 pub(super) fn budget(value: &Value) -> Result<Option<Policy>, Wrong> {
     const VALID: &str = "\"off\", or calls a second, calls at once and the longest wait: { rate = 50, burst = 500, wait = \"10s\" }, \
-         with a rate up to 1000000, a burst from 1 to 1000000, a wait up to 5m";
+         with a rate from 0.001 to 1000000, a burst from 1 to 1000000, a wait up to 5m";
     if value.as_text() == Some("off") {
         return Ok(None);
     }
@@ -189,7 +192,11 @@ pub(super) fn budget(value: &Value) -> Result<Option<Policy>, Wrong> {
     policy(entries).map(Some).map_err(|is| wrong(is, VALID))
 }
 
+/// One call in a quarter of an hour: with the largest burst, the limiter's nanoseconds still fit in 64 bits.
+const LEAST_CALLS: f64 = 1e-3;
+/// More than any machine serves.
 const MOST_CALLS: f64 = 1e6;
+/// No browser waits longer for an image.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
 /// All three are asked for: half a budget would mean something else than it says.
@@ -202,7 +209,7 @@ fn policy(entries: &[(String, Value)]) -> Result<Policy, String> {
         return Err(format!("has an unknown part, {other}"));
     }
     let (rate, burst, wait) = (find("rate")?, find("burst")?, find("wait")?);
-    let in_range = |rate: &f64| *rate > 0.0 && *rate <= MOST_CALLS;
+    let in_range = |rate: &f64| (LEAST_CALLS..=MOST_CALLS).contains(rate);
     let rate = rate.as_number().filter(in_range).ok_or_else(|| format!("has the rate {rate}"))?;
     let whole = burst.as_integer().and_then(|n| u32::try_from(n).ok()).filter(|n| f64::from(*n) <= MOST_CALLS);
     let burst = whole.and_then(NonZeroU32::new).ok_or_else(|| format!("has the burst {burst}"))?;

@@ -283,6 +283,10 @@ fn contradictions_name_what_to_change() {
         ("listen = \"127.0.0.1:7\"\n[origin]\nurl = \"http://localhost:7\"", "3: origin.url is our own listener"),
         ("listen = \"0.0.0.0:80\"\n[origin]\nurl = \"http://127.0.0.1\"", "3: origin.url is our own listener"),
         ("listen = \"[::]:7\"\napp = \"http://[::1]:7\"", "2: app is our own listener"),
+        ("listen = \"127.0.0.1:7\"\napp = \"http://LOCALHOST.:7\"", "2: app is our own listener"),
+        ("listen = \"127.0.0.1:7\"\napp = \"http://[::ffff:127.0.0.1]:7\"", "2: app is our own listener"),
+        ("listen = \"0.0.0.0:9180\"", "1: listen and admin.listen are the same"),
+        ("[origin]\nconnect_timeout = \"1m\"", "2: origin.connect_timeout is longer than origin.fill_timeout"),
         ("[origin]\nca_file = \"/nowhere/ca.pem\"", "2: origin.ca_file /nowhere/ca.pem: "),
     ];
     for (toml, expected) in cases {
@@ -326,6 +330,8 @@ fn values_out_of_range_or_of_another_kind_are_refused() {
         "[limits]\nclient_misses = { rate = 1, burst = 0, wait = \"1s\" }",
         "[limits]\nclient_misses = { rate = 1, burst = 1 }",
         "[limits]\nclient_misses = { rate = 1, burst = 1, wait = \"1s\", x = 1 }",
+        "[limits]\nclient_misses = { rate = 1e-9, burst = 1000, wait = \"1s\" }",
+        "[limits]\nclient_misses = { rate = 1e-300, burst = 1000, wait = \"1s\" }",
         "[limits]\nclient_misses = { rate = nan, burst = 1, wait = \"1s\" }",
         "[limits]\nclient_misses = { rate = inf, burst = 1, wait = \"1s\" }",
         "[limits]\nclient_misses = { rate = 1, burst = 1, wait = \"1d\" }",
@@ -336,6 +342,8 @@ fn values_out_of_range_or_of_another_kind_are_refused() {
         "[cors]\nallow_origins = [\"https://a/\"]",
         "[cors]\nallow_origins = [\"a.example\"]",
         "[cors]\nallow_origins = [\"https://A.example\"]",
+        "[cors]\nallow_origins = [\"https://a.example:443\"]",
+        "[cors]\nallow_origins = [\"http://a.example:80\"]",
         "[log]\nlevel = \"loud\"",
         "[log]\naccess = \"yes\"",
     ];

@@ -52,6 +52,16 @@ pub enum Verdict {
     Failed(Failure, Option<Negative>),
 }
 
+impl Verdict {
+    /// Why a good image may only be shown, when that is so.
+    pub const fn not_stored(&self) -> Option<&'static str> {
+        match self {
+            Self::Image(_, Storable::ShowOnly(reason)) => Some(*reason),
+            _ => None,
+        }
+    }
+}
+
 /// Whether an image may be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storable {
@@ -147,8 +157,7 @@ fn passed(answer: Answer) -> Arc<Passed> {
         Read::Whole(body) => Some(body),
         _ => None,
     };
-    let content_type = answer.headers.get(header::CONTENT_TYPE).filter(|_| body.is_some());
-    Arc::new(Passed::new(answer.status, content_type, body))
+    Arc::new(Passed::new(answer.status, &answer.headers, body))
 }
 
 #[cfg(test)]

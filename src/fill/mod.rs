@@ -7,6 +7,7 @@ mod flight;
 pub mod judge;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flight::{Boarding, Flights, Permit, Seat};
 use judge::{Bench, Rules, Storable, Verdict};
@@ -17,12 +18,12 @@ use crate::clock::Clock;
 use crate::fault::{Faults, Stage};
 use crate::limit::Limits;
 use crate::metrics::Metrics;
-use crate::origin::{Failure, Origin};
+use crate::origin::{Failure, Fetched, Origin};
 use crate::ticket::Ticket;
 
 /// Starts fills and lets others join them.
 pub struct Fills {
-    flights: Arc<Flights<Verdict>>,
+    flights: Arc<Flights<Filled>>,
     filler: Arc<Filler>,
     runtime: Handle,
 }
@@ -53,9 +54,18 @@ pub enum Joined {
     Filling(Filling),
 }
 
+/// How a fill ended.
+#[derive(Debug, Clone)]
+pub struct Filled {
+    /// With this.
+    pub verdict: Verdict,
+    /// How long the origin took, waits for budgets and places not counted; `None` when it was not asked.
+    pub origin_took: Option<Duration>,
+}
+
 /// A fill to wait for. Dropping it gives up waiting, nothing else.
 pub struct Filling {
-    seat: Option<Seat<Verdict>>,
+    seat: Option<Seat<Filled>>,
     /// Whether somebody else began the fill.
     pub collapsed: bool,
 }
@@ -97,37 +107,47 @@ impl Fills {
 }
 
 impl Filling {
-    fn joined(seat: Seat<Verdict>) -> Self {
+    fn joined(seat: Seat<Filled>) -> Self {
         Self { seat: Some(seat), collapsed: true }
     }
 
     /// Waits for the fill's end.
-    pub async fn verdict(self) -> Verdict {
+    pub async fn end(self) -> Filled {
         match self.seat {
-            None => Verdict::Failed(Failure::Busy, None),
-            Some(seat) => seat.result().await.unwrap_or(Verdict::Failed(Failure::Panicked, None)),
+            None => Filled::unasked(Failure::Busy),
+            Some(seat) => seat.result().await.unwrap_or_else(|| Filled::unasked(Failure::Panicked)),
         }
     }
 }
 
+impl Filled {
+    fn unasked(failure: Failure) -> Self {
+        Self { verdict: Verdict::Failed(failure, None), origin_took: None }
+    }
+}
+
 impl Filler {
-    async fn run(self: Arc<Self>, ticket: Ticket, permit: Permit<Verdict>) {
-        let verdict = self.fill(&ticket).await.unwrap_or_else(|failure| Verdict::Failed(failure, None));
-        self.keep(&ticket, &verdict);
-        self.metrics.filled(&verdict);
-        permit.land(verdict);
+    async fn run(self: Arc<Self>, ticket: Ticket, permit: Permit<Filled>) {
+        let filled = self.fill(&ticket).await.unwrap_or_else(Filled::unasked);
+        self.keep(&ticket, &filled.verdict);
+        self.metrics.filled(filled.verdict.not_stored());
+        permit.land(filled);
     }
 
-    async fn fill(&self, ticket: &Ticket) -> Result<Verdict, Failure> {
+    async fn fill(&self, ticket: &Ticket) -> Result<Filled, Failure> {
         self.origin.check()?;
         self.limits.fill().await.map_err(Failure::Budget)?;
         self.faults.strike(Stage::Fetch);
-        let asked = self.clock.tick();
-        let answer = self.origin.fetch(ticket).await?;
-        self.metrics.origin_answered(self.clock.tick().since(asked));
+        let Fetched { answer, took } = self.origin.fetch(ticket).await?;
+        let origin_took = Some(took);
+        self.metrics.origin_answered(took);
         self.faults.strike(Stage::Judge);
         let bench = Bench { now: self.clock.now(), skew_millis: self.origin.skew_millis() };
-        Ok(judge::judge(answer, ticket.facts().as_ref(), self.rules, bench))
+        let verdict = match answer {
+            Ok(answer) => judge::judge(answer, ticket.facts().as_ref(), self.rules, bench),
+            Err(failure) => Verdict::Failed(failure, None),
+        };
+        Ok(Filled { verdict, origin_took })
     }
 
     /// Stores before the ticket is free again.

@@ -23,6 +23,9 @@ use crate::respond;
 /// Shorter than the keep-alive of common app servers (Node: 5 s), so that we rarely meet a closing connection.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
+/// Connections that one thread keeps for later.
+const MOST_IDLE: usize = 64;
+
 /// The way to the app. Each worker thread has its own: pooled connections live where they were opened.
 pub struct Forward {
     pool: Pool<HttpConnector, TimedBody>,
@@ -33,12 +36,16 @@ pub struct Forward {
 /// Why the app gave no answer.
 #[derive(Debug)]
 pub enum ForwardFailure {
-    /// No connection, or it broke before the answer began.
+    /// No connection.
     Unreachable(PoolError),
     /// The answer did not begin in time.
     TooSlow(Duration),
+    /// The connection was there, and broke before the answer began.
+    Lost(PoolError),
     /// The client's own body stopped coming.
     BodyOverdue,
+    /// The client's own body is not what its framing promised.
+    BodyBroken,
     /// The request target makes no sense to forward.
     BadTarget,
     /// It switched protocols, which was not asked of it: `Upgrade` is not passed on.
@@ -55,6 +62,7 @@ impl Forward {
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(MOST_IDLE)
             .set_host(false)
             .build(connector);
         Some(Self { pool, app, first_byte_timeout: config.first_byte_timeout })
@@ -111,12 +119,13 @@ impl ForwardFailure {
     fn of(error: PoolError) -> Self {
         let mut cause = error.source();
         while let Some(link) = cause {
-            if let Some(BodyError::Overdue(_)) = link.downcast_ref::<BodyError>() {
-                return Self::BodyOverdue;
+            match link.downcast_ref::<BodyError>() {
+                Some(BodyError::Overdue(_)) => return Self::BodyOverdue,
+                Some(BodyError::Broken(_)) => return Self::BodyBroken,
+                None => cause = link.source(),
             }
-            cause = link.source();
         }
-        Self::Unreachable(error)
+        if error.is_connect() { Self::Unreachable(error) } else { Self::Lost(error) }
     }
 
     /// The word for logs and metrics.
@@ -124,7 +133,9 @@ impl ForwardFailure {
         match self {
             Self::Unreachable(_) => "app-unreachable",
             Self::TooSlow(_) => "app-too-slow",
+            Self::Lost(_) => "app-lost",
             Self::BodyOverdue => "body-overdue",
+            Self::BodyBroken => "body-broken",
             Self::BadTarget => "bad-target",
             Self::Switched => "app-switched-protocols",
         }
@@ -135,8 +146,9 @@ impl ForwardFailure {
         let (status, error) = match self {
             Self::Unreachable(_) => (StatusCode::BAD_GATEWAY, Some("connection_refused")),
             Self::TooSlow(_) => (StatusCode::GATEWAY_TIMEOUT, Some("http_response_timeout")),
+            Self::Lost(_) => (StatusCode::BAD_GATEWAY, Some("connection_terminated")),
             Self::BodyOverdue => (StatusCode::REQUEST_TIMEOUT, None),
-            Self::BadTarget => (StatusCode::BAD_REQUEST, None),
+            Self::BodyBroken | Self::BadTarget => (StatusCode::BAD_REQUEST, None),
             Self::Switched => (StatusCode::BAD_GATEWAY, Some("http_upgrade_failed")),
         };
         let mut response = respond::text(method, status, &self.to_string());
@@ -159,7 +171,9 @@ impl std::fmt::Display for ForwardFailure {
         f.write_str(match self {
             Self::Unreachable(_) => "the app behind this proxy cannot be reached",
             Self::TooSlow(_) => "the app behind this proxy did not answer in time",
+            Self::Lost(_) => "the app behind this proxy closed the connection before it answered",
             Self::BodyOverdue => "the request body stopped coming",
+            Self::BodyBroken => "the request body is not framed as HTTP wants it; check Content-Length or the chunks",
             Self::BadTarget => "the request target cannot be forwarded",
             Self::Switched => "the app behind this proxy switched protocols without being asked to",
         })
@@ -169,7 +183,7 @@ impl std::fmt::Display for ForwardFailure {
 impl StdError for ForwardFailure {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Unreachable(cause) => Some(cause),
+            Self::Unreachable(cause) | Self::Lost(cause) => Some(cause),
             _ => None,
         }
     }

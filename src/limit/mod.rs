@@ -118,7 +118,7 @@ impl Admitted {
 }
 
 impl BudgetName {
-    /// Every budget.
+    /// Every budget, in the order of the discriminants.
     pub const ALL: [Self; 3] = [Self::ClientRequests, Self::ClientMisses, Self::OriginFills];
 
     /// Its name, as in the configuration.

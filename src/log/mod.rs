@@ -12,10 +12,11 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry, fmt};
 
-use crate::exchange::ACCESS;
-
 /// Target of the line that says where we listen: it appears whatever the level (S2).
 pub const START: &str = "ticketgate::start";
+
+/// Target of the access lines.
+pub const ACCESS: &str = "access";
 
 /// Lines that may wait to be written; past them lines are dropped, and requests are never held up.
 const QUEUE: usize = 16_384;
@@ -56,7 +57,7 @@ pub fn init(config: &Config) -> Log {
     };
     let lines = fmt::layer().with_writer(writer).with_target(false);
     let lines = if human {
-        lines.with_ansi(terminal).boxed()
+        lines.with_ansi(terminal && !no_color()).boxed()
     } else {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     };
@@ -65,6 +66,11 @@ pub fn init(config: &Config) -> Log {
         tracing::debug!("somebody else writes the log of this process");
     }
     Log { dropped, _guard: guard }
+}
+
+/// The user's word against colours (no-color.org).
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 /// Other crates stay at warnings: at their finer levels they write down whole requests.

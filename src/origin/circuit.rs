@@ -8,11 +8,15 @@ use super::failure::Failure;
 use crate::moment::Tick;
 
 /// Failures in a row that open the circuit.
-const TOLERATED: u32 = 20;
+pub const TOLERATED: u32 = 20;
 /// Time between probes.
-const PROBE_EVERY: Duration = Duration::from_secs(2);
+pub const PROBE_EVERY: Duration = Duration::from_secs(2);
 /// The longest pause an origin can ask for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Whether a failure opened the circuit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Opened(pub bool);
 
 /// Whether the origin may be asked.
 #[derive(Debug, Default)]
@@ -50,14 +54,15 @@ impl Circuit {
         state.next_probe = None;
     }
 
-    /// The origin failed at `now`.
-    pub fn failed(&self, now: Tick) {
+    /// The origin failed at `now`. Says so when this opens the circuit.
+    pub fn failed(&self, now: Tick) -> Opened {
         let mut state = self.state();
         state.failures = state.failures.saturating_add(1);
-        if state.failures >= TOLERATED && state.next_probe.is_none() {
+        let opens = state.failures >= TOLERATED && state.next_probe.is_none();
+        if opens {
             state.next_probe = Some(now + PROBE_EVERY);
-            tracing::warn!(failures = state.failures, "the origin keeps failing: asking it once every {PROBE_EVERY:?}");
         }
+        Opened(opens)
     }
 
     /// The origin asked for a pause, of which 60 s at most are granted; returns what is.
@@ -97,7 +102,7 @@ mod tests {
     fn failing(times: u32) -> Circuit {
         let circuit = Circuit::default();
         for _ in 0..times {
-            circuit.failed(second(0));
+            let _ = circuit.failed(second(0));
         }
         circuit
     }
@@ -112,7 +117,7 @@ mod tests {
     fn a_success_in_between_starts_the_count_anew() {
         let circuit = failing(19);
         circuit.succeeded();
-        circuit.failed(second(0));
+        let _ = circuit.failed(second(0));
         assert!(circuit.enter(second(0)).is_ok());
     }
 
@@ -122,7 +127,7 @@ mod tests {
         assert!(circuit.enter(second(1)).is_err());
         assert!(circuit.enter(second(2)).is_ok());
         assert!(circuit.enter(second(2)).is_err(), "the probe is out");
-        circuit.failed(second(3));
+        let _ = circuit.failed(second(3));
         assert!(circuit.enter(second(4)).is_ok());
         circuit.succeeded();
         assert!(circuit.enter(second(4)).is_ok());

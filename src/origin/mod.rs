@@ -12,7 +12,7 @@ mod trust;
 
 use std::time::Duration;
 
-use circuit::Circuit;
+use circuit::{Circuit, PROBE_EVERY, TOLERATED};
 use client::Client;
 pub use client::{Answer, Read};
 pub use config::Config;
@@ -42,6 +42,15 @@ pub struct Origin {
     clock: Clock,
 }
 
+/// What asking the origin came to.
+#[derive(Debug)]
+pub struct Fetched {
+    /// Its answer, or why there is none.
+    pub answer: Result<Answer, Failure>,
+    /// Until it was read.
+    pub took: Duration,
+}
+
 impl Origin {
     /// The origin of `config`; images of more than `max_image` bytes are not read.
     pub fn new(config: &Config, max_image: u64, clock: Clock) -> Result<Self, BadCaFile> {
@@ -63,13 +72,15 @@ impl Origin {
     }
 
     /// Asks for the image of `ticket`. Waits for one of `origin.max_concurrent` places, at most `origin.fill_timeout`;
-    /// then the exchange has deadlines of its own.
-    pub async fn fetch(&self, ticket: &Ticket) -> Result<Answer, Failure> {
+    /// then the exchange has deadlines of its own. An error means that the origin was not asked.
+    pub async fn fetch(&self, ticket: &Ticket) -> Result<Fetched, Failure> {
         let place = tokio::time::timeout(self.patience, self.slots.acquire()).await.map_err(|_| Failure::Busy)?;
         let _place = place.expect("the semaphore is never closed");
-        self.circuit.enter(self.clock.tick())?;
+        let asked = self.clock.tick();
+        self.circuit.enter(asked)?;
         let answer = self.client.fetch(|| self.template.request(ticket)).await;
-        self.learn(answer)
+        let took = self.clock.tick().since(asked);
+        Ok(Fetched { answer: self.learn(answer), took })
     }
 
     /// The last skew between the origin's clock and ours, in milliseconds: positive when its clock shows more than ours.
@@ -85,12 +96,12 @@ impl Origin {
     fn learn(&self, answer: Result<Answer, Failure>) -> Result<Answer, Failure> {
         let now = self.clock.now();
         match &answer {
-            Err(failure) if failure.counts_against_origin() => self.circuit.failed(now.tick),
+            Err(failure) if failure.counts_against_origin() => self.note_failure(now),
             Err(_) => {}
             Ok(answer) => {
                 self.skew.learn(&answer.headers, answer.exchange);
                 if answer.status.is_server_error() {
-                    self.circuit.failed(now.tick);
+                    self.note_failure(now);
                 } else {
                     self.circuit.succeeded();
                 }
@@ -98,6 +109,14 @@ impl Origin {
             }
         }
         answer
+    }
+
+    fn note_failure(&self, now: Moment) {
+        if self.circuit.failed(now.tick).0 {
+            tracing::warn!(
+                "{TOLERATED} failures in a row: the origin is asked once every {PROBE_EVERY:?} until it answers"
+            );
+        }
     }
 
     /// RFC 9110 §10.2.3. A 429 limits us, not the client, and becomes a failure of ours (S17).

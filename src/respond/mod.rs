@@ -82,6 +82,7 @@ impl Responder {
     /// cannot pass.
     pub fn passed(&self, asked: Asked<'_>, passed: &Passed, outcome: &Outcome) -> Response<Body> {
         let mut headers = self.error_head(asked, outcome);
+        headers.extend(passed.retry_after.clone().map(|after| (header::RETRY_AFTER, after)));
         let Some(body) = &passed.body else {
             let text = format!("the QR code origin answered {}", passed.status.as_u16());
             return plain(passed.status, headers, asked, &text);

@@ -75,7 +75,8 @@ impl Connections {
     async fn exchange_all(&self, stream: TcpStream, peer: SocketAddr) {
         let progress = Progress::start();
         let io = TokioIo::new(DeadlineIo::new(stream, self.timeouts, Arc::clone(&progress)));
-        let service = service_fn(|request| self.exchange(request, peer, &progress));
+        // Begun here, not when it is first polled: hyper may see the client's end in between.
+        let service = service_fn(|request| self.exchange(request, peer, progress.begin(), &progress));
         let mut connection = pin!(self.http1.serve_connection(io, service));
         let ended = tokio::select! {
             biased;
@@ -106,11 +107,13 @@ impl Connections {
         &self,
         request: Request<Incoming>,
         peer: SocketAddr,
-        progress: &Arc<Progress>,
+        exchange: Exchange,
+        progress: &Progress,
     ) -> Result<Response<SentBody>, Infallible> {
-        let exchange = progress.begin();
+        let thinking = exchange.think();
         let request = request.map(|body| TimedBody::new(body, self.timeouts.body, progress.unread().clone()));
         let mut response = self.exchanges.serve(request, peer).await;
+        drop(thinking);
         if progress.unread().is_left() || self.drain.is_announced() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

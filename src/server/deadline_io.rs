@@ -12,7 +12,8 @@
 //! hyper asks for the next byte when it awaits one, and does not ask again when an exchange ends. So a ring is always set:
 //! what it finds then decides. Part of a head that came along with the request before it counts as idle.
 //!
-//! A client that closes its end is gone: answers to come are dropped, since only so is a hang-up noticed in time.
+//! A client that closes its end while it waits is gone, and its answer is dropped: only so is a hang-up noticed in time. One
+//! that closes its end right behind its request still gets what can be answered at once, and all of what is being sent.
 //!
 //! The first byte of a connection is awaited before this wrapper exists (see [`super::connection`]); pieces of a request
 //! body are timed where they are read (see [`crate::body::timed`]).
@@ -31,6 +32,9 @@ use super::progress::Progress;
 
 /// How long an idle connection may still send a request after the listener is gone (S38).
 const LAST_REQUEST: Duration = Duration::from_secs(2);
+
+/// How long the end of a client's words is overlooked at a time while an answer is on its way.
+const HOLD_END: Duration = Duration::from_millis(20);
 
 /// With something unread in the socket a plain close would become a reset, which overtakes our last answer: what still
 /// comes is read and dropped for so long,
@@ -175,6 +179,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for DeadlineIo<T> {
         if let Poll::Ready(result) = Pin::new(&mut self.inner).poll_read(cx, buf) {
             if buf.filled().len() > filled {
                 self.note_bytes_read();
+            } else if result.is_ok() && !self.progress.can_be_given_up() {
+                // The end is there to stay: it is looked at again.
+                let _ = self.read_timer.poll_at(Instant::now() + HOLD_END, cx);
+                return Poll::Pending;
             }
             return Poll::Ready(result);
         }

@@ -15,6 +15,7 @@ pub struct Progress {
     began: Instant,
     exchanges: AtomicU32,
     served: AtomicU32,
+    thinking: AtomicU32,
     /// Microseconds from `began` to the end of the last exchange.
     idle_after: AtomicU64,
     unread: Unread,
@@ -25,6 +26,10 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Exchange(Arc<Progress>);
 
+/// A part of an exchange: from the first step towards an answer until the answer is there.
+#[derive(Debug)]
+pub struct Thinking<'a>(&'a Progress);
+
 impl Progress {
     /// Of a connection whose first byte has come.
     pub fn start() -> Arc<Self> {
@@ -32,6 +37,7 @@ impl Progress {
             began: Instant::now(),
             exchanges: AtomicU32::new(0),
             served: AtomicU32::new(0),
+            thinking: AtomicU32::new(0),
             idle_after: AtomicU64::new(0),
             unread: Unread::default(),
             hurried_since: OnceLock::new(),
@@ -48,6 +54,12 @@ impl Progress {
     /// Whether a response is being made or sent: then no read deadline holds (the app may think, events may idle).
     pub fn in_exchange(&self) -> bool {
         self.exchanges.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether a client that hangs up now is one too many: nothing is under way, or an answer is not found yet. An answer
+    /// that can be had at once, or is being sent, still goes out to a client that has merely said all it had to say.
+    pub fn can_be_given_up(&self) -> bool {
+        !self.in_exchange() || self.thinking.load(Ordering::Relaxed) > 0
     }
 
     /// Since when no exchange has been under way; the connection's beginning, when there was none.
@@ -73,6 +85,20 @@ impl Progress {
     /// Since when the listener is gone.
     pub fn hurried_since(&self) -> Option<Instant> {
         self.hurried_since.get().copied()
+    }
+}
+
+impl Exchange {
+    /// Begins to look for the answer, which is there when the returned value is dropped.
+    pub fn think(&self) -> Thinking<'_> {
+        self.0.thinking.fetch_add(1, Ordering::Relaxed);
+        Thinking(&self.0)
+    }
+}
+
+impl Drop for Thinking<'_> {
+    fn drop(&mut self) {
+        self.0.thinking.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -34,7 +34,9 @@ pub enum Repair {
 pub struct Repairs(u8);
 
 impl Repair {
-    const ALL: [Self; 5] = [Self::SpaceToPlus, Self::WhiteSpace, Self::Backslash, Self::DoubleEncoding, Self::Padding];
+    /// Every repair, in the order of the discriminants.
+    pub const ALL: [Self; 5] =
+        [Self::SpaceToPlus, Self::WhiteSpace, Self::Backslash, Self::DoubleEncoding, Self::Padding];
 
     /// The word for logs and metrics.
     pub const fn name(self) -> &'static str {

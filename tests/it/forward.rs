@@ -267,3 +267,13 @@ async fn an_app_that_switches_protocols_unasked_is_a_502() {
     assert_eq!(answer.status, 502);
     assert!(!app.heads()[0].contains("upgrade"), "not passed on yet");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_breaks_its_framing_is_the_clients_mistake() {
+    let (proxy, listener) = app_stream(PATIENCE).await;
+    let mut client = proxy.connect().await;
+    client.send("POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n").await;
+    let answer = client.response().await.expect("an answer");
+    assert_eq!((answer.status, answer.header("connection")), (400, Some("close")), "{}", answer.text());
+    drop(listener);
+}

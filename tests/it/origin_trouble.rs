@@ -89,11 +89,17 @@ async fn a_200_without_an_image_is_not_asked_for_again_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn other_refusals_of_the_origin_pass_and_are_asked_again() {
     for status in [400, 403, 500, 503] {
-        let origin = Origin::answering(Answer::of(status, "Content-Type: text/plain\r\n", b"their words")).await;
+        let fields = if status == 400 {
+            "Content-Type: text/plain\r\nRetry-After: 9\r\n"
+        } else {
+            "Content-Type: text/plain\r\n"
+        };
+        let origin = Origin::answering(Answer::of(status, fields, b"their words")).await;
         let proxy = Proxy::before(&origin);
         for _ in 0..2 {
             let answer = proxy.image(&tickets::permanent(1)).await;
             assert_eq!((answer.status, answer.text()), (status, "their words"));
+            assert_eq!(answer.header("retry-after"), (status == 400).then_some("9"));
         }
         assert_eq!(origin.count(), 2, "{status}");
     }

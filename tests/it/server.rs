@@ -407,3 +407,26 @@ async fn who_hangs_up_and_what_is_no_http_are_counted() {
     assert_eq!(rubbish.response().await.unwrap().status, 400);
     eventually("the rubbish is counted", || proxy.running.metrics().malformed.get() == 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_closes_its_end_behind_the_request_gets_what_is_there_and_all_of_it() {
+    let (origin, proxy) = proxy_with(|_| {}).await;
+    let target = tickets::target(&tickets::permanent(1));
+    proxy.get(&target).await;
+    for _ in 0..20 {
+        let mut stream = proxy.connect().await.into_stream();
+        stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("closed in time").unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200") && answer.ends_with(&crate::support::origin::jpeg()));
+    }
+    assert_eq!(proxy.running.metrics().abandoned.get(), 0);
+    origin.hold();
+    let mut waiting = proxy.connect().await.into_stream();
+    let cold = tickets::target(&tickets::permanent(2));
+    waiting.write_all(format!("GET {cold} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await.unwrap();
+    waiting.shutdown().await.unwrap();
+    eventually("it is taken for gone", || proxy.running.metrics().abandoned.get() == 1).await;
+    origin.release();
+}

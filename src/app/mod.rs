@@ -2,12 +2,15 @@
 //! anything runs, then starts the threads. The only reader of the whole configuration. Nothing here is global: two apps
 //! run in one process.
 
+mod running;
+
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use running::{Ending, Running};
 use tokio::runtime::Runtime;
 
 use crate::admin::{self, Admin};
@@ -30,7 +33,7 @@ use crate::route::Routes;
 use crate::server::connection::Connections;
 use crate::server::drain::Drain;
 use crate::server::places::Places;
-use crate::server::workers::{Worker, Workers};
+use crate::server::workers::Workers;
 use crate::server::{files, listener};
 
 /// Threads for fills, the accept loop and the admin listener. Clients are served by others.
@@ -49,6 +52,7 @@ pub struct App {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     clock: Clock,
+    dropped_lines: Dropped,
 }
 
 /// Where the listeners are.
@@ -98,9 +102,9 @@ impl App {
         let addresses = Addresses { public: address(&public)?, admin: admin.as_ref().map(address).transpose()? };
         let background = background().map_err(StartError::System)?;
         let metrics = Metrics::new();
-        let clock = surroundings.clock.clone();
+        let (clock, dropped_lines) = (surroundings.clock.clone(), surroundings.dropped_lines.clone());
         let shared = Arc::new(share(&config, surroundings, &metrics, &background)?);
-        Ok(Self { config, public, admin, addresses, background, shared, metrics, clock })
+        Ok(Self { config, public, admin, addresses, background, shared, metrics, clock, dropped_lines })
     }
 
     /// Where the listeners are; ports that were 0 have their number.
@@ -127,12 +131,12 @@ impl App {
         self.background.spawn(tend(Arc::clone(&self.shared.cache)));
         self.background.spawn(limit_drain(drain.clone(), server.drain));
         if let Some(listener) = self.admin {
-            let admin = operator(&self.shared, &self.metrics, &drain);
+            let admin = operator(&self.shared, &self.metrics, &drain, self.dropped_lines);
             self.background.spawn(admin::serve(Arc::new(admin), listener));
         }
         announce(self.addresses);
         let Self { addresses, background, shared, metrics, .. } = self;
-        Ok(Running { addresses, drain, threads, shared, metrics, background: Some(background) })
+        Ok(Running::new(addresses, drain, threads, shared, metrics, background))
     }
 
     fn services(&self, drain: &Drain) -> Result<Vec<Connections>, StartError> {
@@ -161,7 +165,7 @@ fn background() -> io::Result<Runtime> {
 }
 
 fn share(config: &Config, around: Surroundings, metrics: &Arc<Metrics>, run: &Runtime) -> Result<Shared, StartError> {
-    let Surroundings { clock, faults, dropped_lines } = around;
+    let Surroundings { clock, faults, .. } = around;
     let counted = Arc::clone(metrics);
     let cache = Arc::new(Cache::new(&config.cache, move || {
         counted.evictions.inc();
@@ -186,14 +190,13 @@ fn share(config: &Config, around: Surroundings, metrics: &Arc<Metrics>, run: &Ru
         cache,
         fills: Fills::new(filler, most_fills, run.handle().clone()),
         responder: Responder::new(Cors::new(&config.cors), config.limits.ratelimit_headers),
-        dropped_lines,
         clock,
     })
 }
 
-fn operator(shared: &Arc<Shared>, metrics: &Arc<Metrics>, drain: &Drain) -> Admin {
+fn operator(shared: &Arc<Shared>, metrics: &Arc<Metrics>, drain: &Drain, dropped: Dropped) -> Admin {
     let shared = Arc::clone(shared);
-    let read = move || shared.reading();
+    let read = move || Reading { log_lines_dropped: dropped.lines(), ..shared.reading() };
     Admin { drain: drain.clone(), metrics: Arc::clone(metrics), read: Box::new(read) }
 }
 
@@ -217,110 +220,6 @@ async fn limit_drain(drain: Drain, limit: Duration) {
     drain.announcement().await;
     tokio::time::sleep(limit).await;
     drain.end();
-}
-
-impl Shared {
-    /// Measures what nobody counts.
-    pub fn reading(&self) -> Reading {
-        let (images, negatives) = (self.cache.images(), self.cache.negatives());
-        Reading {
-            image_entries: images.entries,
-            image_bytes: images.bytes,
-            negative_entries: negatives.entries,
-            negative_bytes: negatives.bytes,
-            fills: self.fills.under_way() as u64,
-            waiting: self.limits.waiting() as u64,
-            circuit_open: self.fills.origin().circuit_is_open(),
-            skew_millis: self.fills.origin().skew_millis(),
-            log_lines_dropped: self.dropped_lines.lines(),
-        }
-    }
-}
-
-/// A running app. Dropping it ends everything at once; [`Running::drain`] and [`Running::finish`] end it well.
-pub struct Running {
-    addresses: Addresses,
-    drain: Drain,
-    threads: Vec<Worker>,
-    shared: Arc<Shared>,
-    metrics: Arc<Metrics>,
-    background: Option<Runtime>,
-}
-
-/// How serving ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// Every connection had its say.
-    Clean,
-    /// `drain` was over before so many connections had.
-    Cut(usize),
-}
-
-impl Running {
-    /// Where the listeners are.
-    pub fn addresses(&self) -> Addresses {
-        self.addresses
-    }
-
-    /// What was counted so far.
-    pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
-    }
-
-    /// What is in the cache, under way and waiting.
-    pub fn reading(&self) -> Reading {
-        self.shared.cache.tend();
-        self.shared.reading()
-    }
-
-    /// What all threads share; kept by those who look on.
-    pub fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-
-    /// Waits for `event` on the background threads.
-    ///
-    /// # Panics
-    /// When called from within a runtime.
-    pub fn wait_for<T>(&self, event: impl Future<Output = T>) -> T {
-        self.background.as_ref().expect("present until dropped").block_on(event)
-    }
-
-    /// Starts the drain (S38).
-    pub fn drain(&self) {
-        self.drain.announce();
-    }
-
-    /// Ends the drain when `impatience` does.
-    pub fn cut_drain_on(&self, impatience: impl Future<Output = ()> + Send + 'static) {
-        let drain = self.drain.clone();
-        // Ends with the background threads, at the latest.
-        self.background.as_ref().expect("present until dropped").spawn(async move {
-            impatience.await;
-            drain.end();
-        });
-    }
-
-    /// Waits for the drain to end: at most `drain` after it was announced.
-    pub fn finish(mut self) -> Ending {
-        let cut = self.threads.drain(..).map(|worker| worker.join().unwrap_or(1)).sum();
-        if cut == 0 { Ending::Clean } else { Ending::Cut(cut) }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.drain.announce();
-        self.drain.lose_listener();
-        self.drain.end();
-        if let Some(background) = self.background.take() {
-            // Ends the accept loop, and with it the way to the workers.
-            background.shutdown_background();
-        }
-        for worker in self.threads.drain(..) {
-            let _ = worker.join();
-        }
-    }
 }
 
 impl fmt::Display for StartError {

@@ -1,0 +1,108 @@
+//! A running app: what can be seen of it, and how it ends.
+
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+
+use super::Addresses;
+use crate::metrics::{Metrics, Reading};
+use crate::proxy::Shared;
+use crate::server::drain::Drain;
+use crate::server::workers::Worker;
+
+/// A running app. Dropping it ends everything at once; [`Running::drain`] and [`Running::finish`] end it well.
+pub struct Running {
+    addresses: Addresses,
+    drain: Drain,
+    threads: Vec<Worker>,
+    shared: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    background: Option<Runtime>,
+}
+
+/// How serving ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Every connection had its say.
+    Clean,
+    /// `drain` was over before so many connections had.
+    Cut(usize),
+}
+
+impl Running {
+    pub(super) fn new(
+        addresses: Addresses,
+        drain: Drain,
+        threads: Vec<Worker>,
+        shared: Arc<Shared>,
+        metrics: Arc<Metrics>,
+        background: Runtime,
+    ) -> Self {
+        Self { addresses, drain, threads, shared, metrics, background: Some(background) }
+    }
+
+    /// Where the listeners are.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// What was counted so far.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// What is in the cache, under way and waiting.
+    pub fn reading(&self) -> Reading {
+        self.shared.cache.tend();
+        self.shared.reading()
+    }
+
+    /// What all threads share; kept by those who look on.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Waits for `event` on the background threads.
+    ///
+    /// # Panics
+    /// When called from within a runtime.
+    pub fn wait_for<T>(&self, event: impl Future<Output = T>) -> T {
+        self.background.as_ref().expect("present until dropped").block_on(event)
+    }
+
+    /// Starts the drain (S38).
+    pub fn drain(&self) {
+        self.drain.announce();
+    }
+
+    /// Ends the drain when `impatience` does.
+    pub fn cut_drain_on(&self, impatience: impl Future<Output = ()> + Send + 'static) {
+        let drain = self.drain.clone();
+        // Ends with the background threads, at the latest.
+        self.background.as_ref().expect("present until dropped").spawn(async move {
+            impatience.await;
+            drain.end();
+        });
+    }
+
+    /// Waits for the drain to end: at most `drain` after it was announced.
+    pub fn finish(mut self) -> Ending {
+        let cut = self.threads.drain(..).map(|worker| worker.join().unwrap_or(1)).sum();
+        if cut == 0 { Ending::Clean } else { Ending::Cut(cut) }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.drain.announce();
+        self.drain.lose_listener();
+        self.drain.end();
+        if let Some(background) = self.background.take() {
+            // Ends the accept loop, and with it the way to the workers.
+            background.shutdown_background();
+        }
+        for worker in self.threads.drain(..) {
+            let _ = worker.join();
+        }
+    }
+}
