@@ -99,7 +99,7 @@ impl Origin {
             Err(failure) if failure.counts_against_origin() => self.note_failure(now),
             Err(_) => {}
             Ok(answer) => {
-                self.skew.learn(&answer.headers, answer.exchange);
+                self.skew.learn(answer.status, &answer.headers, answer.exchange);
                 if answer.status.is_server_error() {
                     self.note_failure(now);
                 } else {

@@ -60,6 +60,23 @@ async fn a_three_second_ticket_is_not_served_from_the_cache_after_it_expired() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_middleboxs_clock_does_not_let_a_ticket_outlive_its_end() {
+    let epoch = "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n";
+    for status in [502, 200] {
+        let page = Answer::of(status, epoch, b"<html>gateway</html>");
+        let origin = Origin::start(move |number, _| if number == 0 { page.clone() } else { Answer::image() }).await;
+        let proxy = Proxy::before(&origin);
+        assert_eq!(proxy.image(&tickets::permanent(1)).await.status, 502);
+        assert_eq!(proxy.running.reading().skew_millis, 0, "{status}");
+        let ticket = tickets::temporary(2, Duration::from_secs(3));
+        proxy.image(&ticket).await;
+        proxy.hands.advance(Duration::from_secs(3));
+        assert!(!proxy.image(&ticket).await.cache_status().contains("hit"), "{status}");
+        assert_eq!(origin.count(), 3, "{status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn turning_the_wall_clock_back_does_not_bring_a_ticket_back_to_life() {
     let origin = Origin::answering(Answer::image()).await;
     let proxy = Proxy::before(&origin);
