@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use crate::support::client::Connection;
 use crate::support::origin::{Answer, Origin};
 use crate::support::proxy::Proxy;
-use crate::support::tickets;
+use crate::support::{eventually, tickets};
 
 #[expect(clippy::unnecessary_wraps, reason = "an `Option` is what the configuration holds")]
 fn policy(rate: f64, burst: u32, wait: Duration) -> Option<Policy> {
@@ -78,6 +78,32 @@ async fn a_wait_beats_a_refusal() {
         assert_eq!(proxy.image(&tickets::permanent(number)).await.status, 200);
     }
     assert_eq!(origin.count(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_all_places_to_wait_are_taken_the_next_is_refused() {
+    let origin = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::with(&origin, |config| {
+        config.limits.client_misses = policy(0.01, 1, Duration::from_secs(1000));
+        config.limits.max_waiters = 2;
+    });
+    assert_eq!(proxy.image(&tickets::permanent(0)).await.status, 200);
+    let mut waiting = Vec::new();
+    for number in 1..=2 {
+        let mut connection = proxy.connect().await;
+        connection
+            .send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", tickets::target(&tickets::permanent(number))))
+            .await;
+        waiting.push(connection);
+        eventually("it waits for its turn", || proxy.running.reading().waiting == u64::from(number)).await;
+    }
+    let refused = proxy.image(&tickets::permanent(3)).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("300")));
+    assert_eq!(refused.cache_status(), "ticketgate; detail=client_misses");
+    assert!(proxy.image(&tickets::permanent(0)).await.cache_status().contains("hit"), "a hit waits for nothing");
+    waiting.pop();
+    eventually("who hangs up leaves its place", || proxy.running.reading().waiting == 1).await;
+    assert_eq!(origin.count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
