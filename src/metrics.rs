@@ -71,6 +71,8 @@ pub struct Reading {
     pub fills: u64,
     /// Requests waiting for a budget.
     pub waiting: u64,
+    /// Requests waiting for a fill.
+    pub waiting_for_fills: u64,
     /// Whether the circuit is open.
     pub circuit_open: bool,
     /// The origin's clock less ours, in milliseconds.
@@ -96,6 +98,7 @@ struct Gauges {
     bytes: Family<StoreLabels, Gauge>,
     fills: Gauge,
     waiting: Gauge,
+    waiting_for_fills: Gauge,
     circuit_open: Gauge,
     skew_millis: Gauge,
     log_lines_dropped: Counter,
@@ -265,6 +268,7 @@ impl Gauges {
         registry.register("cache_bytes", "Bytes that entries take, with their overhead", self.bytes.clone());
         registry.register("fills_under_way", "Fills under way", self.fills.clone());
         registry.register("waiting", "Requests that wait for a budget", self.waiting.clone());
+        registry.register("waiting_for_fills", "Requests that wait for a fill", self.waiting_for_fills.clone());
         registry.register("circuit_open", "1 while the origin is only probed", self.circuit_open.clone());
         registry.register("origin_clock_skew_ms", "The origin's clock less ours", self.skew_millis.clone());
         registry.register("log_lines_dropped", "Log lines that found the queue full", self.log_lines_dropped.clone());
@@ -278,6 +282,7 @@ impl Gauges {
         self.bytes.get_or_create(&store("negative")).set(signed(reading.negative_bytes));
         self.fills.set(signed(reading.fills));
         self.waiting.set(signed(reading.waiting));
+        self.waiting_for_fills.set(signed(reading.waiting_for_fills));
         self.circuit_open.set(i64::from(reading.circuit_open));
         self.skew_millis.set(reading.skew_millis);
         self.log_lines_dropped.inner().store(reading.log_lines_dropped, Ordering::Relaxed);

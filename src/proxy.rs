@@ -133,6 +133,7 @@ impl Shared {
             negative_bytes: negatives.bytes,
             fills: self.fills.under_way() as u64,
             waiting: self.limits.waiting() as u64,
+            waiting_for_fills: self.fills.waiting() as u64,
             circuit_open: self.fills.origin().circuit_is_open(),
             skew_millis: self.fills.origin().skew_millis(),
             ..Reading::default()

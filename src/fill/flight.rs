@@ -15,7 +15,7 @@ use tokio::sync::watch;
 /// Locks, so that misses of different tickets rarely meet.
 const SHARDS: usize = 16;
 
-type Running<T> = HashMap<Arc<str>, watch::Receiver<Option<T>>>;
+type Running<T> = HashMap<Arc<str>, watch::Sender<Option<T>>>;
 
 /// The fills under way, each with a result of type `T`.
 #[derive(Debug)]
@@ -62,14 +62,14 @@ impl<T> Flights<T> {
 
     /// Joins the running fill of `key`, if there is one.
     pub fn join(&self, key: &str) -> Option<Seat<T>> {
-        self.shard(key).get(key).cloned().map(Seat)
+        self.shard(key).get(key).map(|result| Seat(result.subscribe()))
     }
 
     /// Joins the running fill of `key`, or finds its result by `look`, or lets a new one start.
     pub fn join_or_start<F>(self: &Arc<Self>, key: &Arc<str>, look: impl FnOnce() -> Option<F>) -> Boarding<T, F> {
         let mut shard = self.shard(key);
         if let Some(running) = shard.get(key) {
-            return Boarding::Joined(Seat(running.clone()));
+            return Boarding::Joined(Seat(running.subscribe()));
         }
         if let Some(found) = look() {
             return Boarding::Found(found);
@@ -79,7 +79,7 @@ impl<T> Flights<T> {
         }
         // Nothing from here to the permit, which gives the place back, can panic.
         let (result, audience) = watch::channel(None);
-        shard.insert(Arc::clone(key), audience.clone());
+        shard.insert(Arc::clone(key), result.clone());
         let permit = Permit { flights: Arc::clone(self), key: Arc::clone(key), result, landed: false };
         Boarding::Start(permit, Seat(audience))
     }
@@ -87,6 +87,12 @@ impl<T> Flights<T> {
     /// How many fills are under way.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// How many wait for a fill's end, all fills together.
+    pub fn waiting(&self) -> usize {
+        let audience = |shard: &Running<T>| shard.values().map(watch::Sender::receiver_count).sum::<usize>();
+        self.shards.iter().map(|shard| audience(&lock(shard))).sum()
     }
 
     fn take_place(&self) -> bool {
@@ -164,7 +170,9 @@ mod tests {
     async fn nobody_waiting_neither_cancels_nor_keeps_the_ticket() {
         let flights = Flights::new(16);
         let (permit, seat) = start(&flights);
+        assert_eq!(flights.waiting(), 1);
         drop(seat);
+        assert_eq!(flights.waiting(), 0);
         assert!(flights.join("ticket").is_some(), "still under way");
         permit.land(7);
         assert!(flights.join("ticket").is_none());

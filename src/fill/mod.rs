@@ -100,6 +100,11 @@ impl Fills {
         self.flights.len()
     }
 
+    /// How many requests wait for a fill.
+    pub fn waiting(&self) -> usize {
+        self.flights.waiting()
+    }
+
     /// The origin that is asked.
     pub fn origin(&self) -> &Origin {
         &self.filler.origin

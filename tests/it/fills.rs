@@ -1,10 +1,14 @@
 //! One fill per ticket, shared by all who wait (S13).
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use ticketgate::config::Config;
 use ticketgate::fault::{Faults, Stage};
-use tokio::task::JoinSet;
+use ticketgate::limit::Policy;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::support::client::{Connection, Response};
 use crate::support::origin::{Answer, Origin, Then, jpeg};
@@ -94,14 +98,69 @@ async fn all_who_wait_on_a_private_image_are_shown_it() {
     let proxy = Proxy::before(&origin);
     origin.hold();
     let release = async {
-        eventually("all have come", || proxy.running.metrics().open_connections() == 10).await;
+        eventually("all wait for the fill", || proxy.running.reading().waiting_for_fills == 10).await;
         origin.has_been_asked(1).await;
         origin.release();
     };
     let ticket = tickets::permanent(1);
     let (answers, ()) = tokio::join!(at_once(&proxy, &ticket, 10), release);
     assert!(answers.iter().all(|answer| answer.status == 200 && answer.header("cache-control") == Some("no-store")));
+    assert_eq!(origin.count(), 1);
+    assert_eq!(proxy.running.reading().waiting_for_fills, 0);
     assert_eq!(proxy.running.reading().image_entries, 0);
+}
+
+/// A client whose budget of misses is spent asks for `ticket` and waits for its turn, which comes within a second.
+async fn waiting_for_its_turn(proxy: &Proxy, ticket: &str) -> JoinHandle<Response> {
+    let (address, target) = (proxy.address(), tickets::target(ticket));
+    let asking = tokio::spawn(async move { Connection::open(address).await.get(&target, "").await });
+    let waits = || {
+        let reading = proxy.running.reading();
+        // On a machine that stood still for that second its turn has come, which the tests below can stand.
+        reading.waiting + reading.waiting_for_fills > 0 || asking.is_finished()
+    };
+    eventually("it waits for its turn", waits).await;
+    asking
+}
+
+fn one_miss_a_second(config: &mut Config) {
+    let burst = NonZeroU32::MIN;
+    config.limits.client_misses = Some(Policy { rate: 1.0, burst, wait: Duration::from_secs(10) });
+}
+
+const ANOTHER: &str = "X-Forwarded-For: 203.0.113.2\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_miss_that_waited_for_its_turn_finds_the_image_that_came_meanwhile() {
+    let origin = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::with(&origin, one_miss_a_second);
+    let ticket = tickets::permanent(2);
+    assert_eq!(proxy.image(&tickets::permanent(1)).await.status, 200);
+    let asking = waiting_for_its_turn(&proxy, &ticket).await;
+    assert_eq!(proxy.get_with(&tickets::target(&ticket), ANOTHER).await.status, 200);
+    let waited = asking.await.unwrap();
+    assert_eq!((waited.status, waited.body), (200, jpeg()));
+    assert_eq!(origin.count(), 2, "one for each ticket");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_miss_that_waited_for_its_turn_joins_the_fill_that_began_meanwhile() {
+    let origin = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::with(&origin, one_miss_a_second);
+    let ticket = tickets::permanent(2);
+    assert_eq!(proxy.image(&tickets::permanent(1)).await.status, 200);
+    origin.hold();
+    let asking = waiting_for_its_turn(&proxy, &ticket).await;
+    let (another, waited, ()) = tokio::join!(
+        async { proxy.get_with(&tickets::target(&ticket), ANOTHER).await },
+        async { asking.await.unwrap() },
+        async {
+            eventually("both wait for the fill", || proxy.running.reading().waiting_for_fills == 2).await;
+            origin.release();
+        }
+    );
+    assert_eq!((another.status, waited.status), (200, 200));
+    assert_eq!(origin.count(), 2, "one for each ticket");
 }
 
 #[tokio::test(flavor = "multi_thread")]
