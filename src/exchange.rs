@@ -17,12 +17,16 @@ use crate::metrics::Metrics;
 use crate::moment::Tick;
 use crate::proxy::Proxy;
 use crate::reply::Answered;
+use crate::route::Kind;
 
 /// Connects an answer with its log line.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Bytes of an id that a client may bring along.
 const LONGEST_ID: usize = 64;
+
+/// Bytes of a path that are logged.
+const LONGEST_PATH: usize = 256;
 
 /// What is logged for a client that hung up, as nginx does.
 const CLIENT_GONE: u16 = 499;
@@ -59,7 +63,7 @@ impl Records {
         HeaderValue::try_from(format!("{id:016x}")).expect("hex digits are visible ASCII")
     }
 
-    fn keep(&self, answered: &Answered, method: &Method, id: &HeaderValue, took: Duration) {
+    fn keep(&self, answered: &Answered, pending: &Pending<'_>) {
         self.metrics.answered(answered.kind, answered.response.status(), answered.outcome.as_ref());
         if let Some(reason) = answered.reason.filter(|_| answered.outcome.is_some()) {
             self.metrics.image_failed(reason);
@@ -71,7 +75,7 @@ impl Records {
             self.metrics.repaired(ticket.repairs());
         }
         if tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
-            write_line(answered, method, id, took);
+            write_line(answered, pending);
         }
     }
 
@@ -95,27 +99,34 @@ fn is_id(bytes: &[u8]) -> bool {
 }
 
 /// Tickets appear shortened, queries never (S35, S39).
-fn write_line(answered: &Answered, method: &Method, id: &HeaderValue, took: Duration) {
+fn write_line(answered: &Answered, pending: &Pending<'_>) {
     let ticket = answered.ticket.as_ref().map(|ticket| tracing::field::display(ticket.short()));
     tracing::info!(
         target: ACCESS,
-        method = method.as_str(),
+        method = pending.method.as_str(),
         route = answered.kind.label(),
+        path = (answered.kind != Kind::Image).then(|| shortened(pending.path)),
         status = answered.response.status().as_u16(),
         cache = answered.outcome.as_ref().map(crate::cache::status::Outcome::label),
         reason = answered.reason,
         ticket,
         client = answered.client.map(tracing::field::display),
         origin_ms = answered.origin_took.map(milliseconds),
-        took_ms = milliseconds(took),
-        id = id.to_str().unwrap_or_default(),
+        took_ms = milliseconds(pending.took()),
+        id = pending.id.to_str().unwrap_or_default(),
     );
+}
+
+/// A head may be 32 KiB long; a log line need not.
+fn shortened(path: &str) -> &str {
+    path.get(..LONGEST_PATH).unwrap_or(path)
 }
 
 /// A request that is not answered yet. Dropped in this state it was given up: its client hung up.
 struct Pending<'a> {
     records: &'a Records,
     method: &'a Method,
+    path: &'a str,
     id: &'a HeaderValue,
     peer: SocketAddr,
     began: Tick,
@@ -128,7 +139,7 @@ impl Pending<'_> {
 
     fn answered(self, answered: &Answered) {
         let this = std::mem::ManuallyDrop::new(self);
-        this.records.keep(answered, this.method, this.id, this.took());
+        this.records.keep(answered, &this);
     }
 }
 
@@ -139,6 +150,7 @@ impl Drop for Pending<'_> {
             tracing::info!(
                 target: ACCESS,
                 method = self.method.as_str(),
+                path = shortened(self.path),
                 status = CLIENT_GONE,
                 client = %self.peer.ip(),
                 took_ms = milliseconds(self.took()),
@@ -170,11 +182,11 @@ impl Exchanges {
     pub async fn serve(&self, mut request: Request<TimedBody>, peer: SocketAddr) -> Response<Body> {
         let records = &self.records;
         let began = records.clock.tick();
-        let method = request.method().clone();
+        let (method, uri) = (request.method().clone(), request.uri().clone());
         let id = records.request_id(request.headers().get(REQUEST_ID));
         request.headers_mut().insert(REQUEST_ID, id.clone());
         records.note_ignored_forwarding(&self.proxy, peer, &request);
-        let pending = Pending { records, method: &method, id: &id, peer, began };
+        let pending = Pending { records, method: &method, path: uri.path(), id: &id, peer, began };
         let mut answered = self.proxy.answer(request, peer).await;
         answered.response.headers_mut().insert(REQUEST_ID, id.clone());
         pending.answered(&answered);

@@ -18,8 +18,8 @@
 //! [`mod@log`] and [`metrics`] tell, [`demo`] plays WeChat and [`cli`] reads the command line. [`moment`] and [`clock`] are
 //! the time, [`fault`] is trouble on purpose.
 //!
-//! Imports point down this list, never up; what decides (tickets, freshness, judgement) is pure and takes the time as an
-//! argument.
+//! What decides (tickets, freshness, judgement) is pure and takes the time as an argument. `ARCHITECTURE.md` draws the
+//! layers: imports point down them.
 
 pub mod admin;
 pub mod app;

@@ -40,11 +40,6 @@ impl Control {
         control
     }
 
-    /// Whether the answer says how long a cache may keep it.
-    pub fn has_lifetime(&self) -> bool {
-        self.max_age.is_some() || self.s_maxage.is_some()
-    }
-
     fn read_line(&mut self, line: &HeaderValue) {
         for directive in Members(line.as_bytes()) {
             let (name, value) = split_argument(directive);

@@ -41,7 +41,7 @@ pub enum Found {
 
 /// How full a store is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fill {
+pub struct Fullness {
     /// Entries.
     pub entries: u64,
     /// Bytes, with overhead.
@@ -88,12 +88,12 @@ impl Cache {
     }
 
     /// How full the store of images is.
-    pub fn images(&self) -> Fill {
-        Fill { entries: self.images.entries(), bytes: self.images.weight() }
+    pub fn images(&self) -> Fullness {
+        Fullness { entries: self.images.entries(), bytes: self.images.weight() }
     }
 
     /// How full the store of refusals is.
-    pub fn negatives(&self) -> Fill {
-        Fill { entries: self.negatives.entries(), bytes: self.negatives.weight() }
+    pub fn negatives(&self) -> Fullness {
+        Fullness { entries: self.negatives.entries(), bytes: self.negatives.weight() }
     }
 }

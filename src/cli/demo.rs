@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Args;
+use tracing::Level;
 
 use super::serve::{exit_code, until_a_signal};
 use super::{fail, say};
@@ -11,7 +12,8 @@ use crate::app::Surroundings;
 use crate::demo::Demo;
 use crate::log;
 
-pub(super) const EXAMPLES: &str = "Example: ticketgate demo --listen 127.0.0.1:0";
+pub(super) const EXAMPLES: &str = "\
+Example: ticketgate demo --listen 127.0.0.1:0\n\nConfiguration files and TICKETGATE_ variables play no part here.";
 
 /// Where to show it.
 #[derive(Debug, Args)]
@@ -24,7 +26,8 @@ pub(super) struct Show {
 impl Show {
     /// Shows the demo until `SIGTERM` or `SIGINT`.
     pub(super) fn run(&self) -> ExitCode {
-        let log = log::init(&log::Config::default());
+        // The page shows what happens; lines for each request would only run over its address.
+        let log = log::init(&log::Config { access: false, level: Level::WARN, ..log::Config::default() });
         let surroundings = Surroundings { dropped_lines: log.dropped(), ..Surroundings::default() };
         let demo = match Demo::start(self.listen, surroundings) {
             Ok(demo) => demo,
@@ -42,7 +45,7 @@ fn introduction(demo: &Demo) -> String {
     format!(
         "\n  ticketgate demo: the real proxy before a built-in stand-in for WeChat\n\n  \
          open      {}\n  \
-         or twice  curl -s -D - -o code.jpg '{}'\n            \
+         or twice  curl -si '{}' | head -n 13\n            \
          (a miss, then a hit)\n  \
          end       Ctrl-C\n",
         demo.url(),

@@ -12,10 +12,12 @@ use crate::moment::Wall;
 use crate::ticket::{BadTicket, Facts, Ticket};
 
 pub(super) const EXAMPLES: &str = "\
-Examples:
-  ticketgate inspect 'gQH47joAAAA…'
-  ticketgate inspect 'https://mp.weixin.qq.com/cgi-bin/showqrcode?ticket=gQH47joAAAA…'
-  ticketgate inspect --json 'gQH47joAAAA…' | jq .expires";
+Examples (the ticket is the sample in WeChat's documentation):
+  ticketgate inspect 'gQH47joAAAAAAAAAASxodHRwOi8vd2VpeGluLnFxLmNvbS9xL2taZ2Z3TVRtNzJXV1Brb3ZhYmJJAAIEZ23sUwMEmm3sUw=='
+  ticketgate inspect 'https://mp.weixin.qq.com/cgi-bin/showqrcode?ticket=TICKET'
+  ticketgate inspect --json TICKET | jq .expires
+
+Exits 0 also when the ticket is not recognised (\"recognised\": false): WeChat decides about it.";
 
 /// What to inspect, and for whom.
 #[derive(Debug, Args)]
@@ -114,9 +116,15 @@ impl Report {
         let (Some(expires), Some(remaining)) = (&self.expires, self.remaining_seconds) else {
             return "never: a permanent ticket".to_owned();
         };
-        let span = humantime::format_duration(Duration::from_secs(remaining.unsigned_abs()));
+        let span = span(remaining.unsigned_abs());
         if remaining > 0 { format!("{expires}, in {span}") } else { format!("{expires}, {span} ago") }
     }
+}
+
+/// The two largest units: nobody plans in seconds for a year.
+fn span(seconds: u64) -> String {
+    let whole = humantime::format_duration(Duration::from_secs(seconds)).to_string();
+    whole.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
 fn date(wall: Wall) -> String {

@@ -24,7 +24,7 @@ Examples:
   ticketgate --app http://127.0.0.1:3000              in front of an app, images from WeChat
   ticketgate --config /etc/ticketgate/ticketgate.toml
   ticketgate check                                    is the configuration valid?
-  ticketgate inspect 'gQH47joAAAA…'                   what does a ticket say?
+  ticketgate inspect TICKET                           what does a ticket say?
 
 Then let pages write <img src=\"/cgi-bin/showqrcode?ticket=TICKET\">.
 
@@ -34,7 +34,7 @@ Exit codes: 0 after a clean end, 2 for bad usage or configuration, 1 otherwise."
 
 /// A caching HTTP proxy for WeChat QR code images: point <img> tags at it, put it in front of your app.
 #[derive(Debug, Parser)]
-#[command(name = "ticketgate", version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
+#[command(name = "ticketgate", version, after_help = AFTER_HELP)]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
@@ -59,7 +59,7 @@ enum Command {
 }
 
 /// Where the configuration comes from.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Default, PartialEq, Eq, Args)]
 struct Options {
     #[arg(long, value_name = "FILE", help = "The configuration file; also TICKETGATE_CONFIG")]
     config: Option<PathBuf>,
@@ -77,6 +77,17 @@ struct Options {
 }
 
 impl Options {
+    /// Flags may stand before the command or behind it; behind it they win.
+    fn or(self, before: Self) -> Self {
+        Self {
+            config: self.config.or(before.config),
+            listen: self.listen.or(before.listen),
+            app: self.app.or(before.app),
+            origin: self.origin.or(before.origin),
+            admin_listen: self.admin_listen.or(before.admin_listen),
+        }
+    }
+
     fn load(self, environment: Vec<(String, String)>) -> Result<Loaded, Mistakes> {
         let named = environment.iter().find(|(name, value)| name == CONFIG_VARIABLE && !value.is_empty());
         let file = self.config.clone().or_else(|| named.map(|(_, path)| PathBuf::from(path)));
@@ -112,10 +123,14 @@ pub fn run(
     let readable =
         |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.to_string_lossy().into()));
     let environment = environment.into_iter().filter_map(readable).collect();
-    match command.unwrap_or(Command::Serve(options)) {
-        Command::Serve(options) => serve::serve(options.load(environment)),
+    match command.unwrap_or(Command::Serve(Options::default())) {
+        Command::Serve(behind) => serve::serve(behind.or(options).load(environment)),
+        Command::Check(behind) => check::check(behind.or(options).load(environment)),
+        Command::Demo(_) | Command::Inspect(_) if options != Options::default() => {
+            complain("this command takes none of the flags that stand before it; see its --help");
+            ExitCode::from(BAD_USAGE)
+        }
         Command::Demo(show) => show.run(),
-        Command::Check(options) => check::check(options.load(environment)),
         Command::Inspect(inspect) => inspect.run(),
     }
 }

@@ -1,23 +1,25 @@
 //! `ticketgate serve`: from a configuration to a clean end.
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{BAD_USAGE, complain, fail, refuse};
 use crate::app::{App, Ending, Running, StartError, Surroundings};
-use crate::config::{Loaded, Mistakes};
+use crate::config::{Config, Loaded, Mistakes};
 use crate::log;
 
 /// Serves until `SIGTERM` or `SIGINT`, then drains (S38).
 pub(super) fn serve(loaded: Result<Loaded, Mistakes>) -> ExitCode {
-    let Loaded { config, .. } = match loaded {
+    let Loaded { config, file } = match loaded {
         Ok(loaded) => loaded,
         Err(mistakes) => return refuse(&mistakes),
     };
     // Kept to the end: dropping it writes the lines that are still queued.
     let log = log::init(&config.log);
+    tell(&config, file.as_deref());
     let surroundings = Surroundings { dropped_lines: log.dropped(), ..Surroundings::default() };
     match App::bind(config, surroundings).and_then(App::start) {
         Ok(running) => match until_a_signal(&running) {
@@ -30,6 +32,13 @@ pub(super) fn serve(loaded: Result<Loaded, Mistakes>) -> ExitCode {
         }
         Err(error) => fail(error),
     }
+}
+
+/// Says what is in force, since a file in the working directory is easily overlooked.
+fn tell(config: &Config, file: Option<&Path>) {
+    let app = config.forward.app.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    let file = file.map_or_else(|| "none".to_owned(), |file| file.display().to_string());
+    tracing::info!(%file, origin = %config.origin.url, %app, "configured");
 }
 
 /// Serves until a signal and announces the drain, which a second signal cuts short.

@@ -18,9 +18,13 @@ use crate::log::Format;
 const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 /// Lifetimes may be zero: then nothing is kept.
 const LIFETIME: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(365 * 86_400);
+/// A refusal remembered for longer than an hour would outlive whatever caused it.
 const SHORT_LIFETIME: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+/// Whoever supervises us has lost patience by then.
 const GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(3600);
+/// Below, not one image of the usual size would find room beside another.
 const MEMORY: RangeInclusive<u64> = 1024 * 1024..=1024 * 1024 * 1024 * 1024;
+/// WeChat's have 28 KB; beyond the upper bound it is no QR code.
 const IMAGE: RangeInclusive<u64> = 1..=64 * 1024 * 1024;
 
 /// Reads every key.

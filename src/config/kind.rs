@@ -30,8 +30,9 @@ pub(super) fn boolean(value: &Value) -> Result<bool, Wrong> {
 pub(super) fn count(range: RangeInclusive<u32>) -> impl Fn(&Value) -> Result<usize, Wrong> {
     move |value| {
         let within = value.as_integer().and_then(|integer| u32::try_from(integer).ok()).filter(|n| range.contains(n));
-        let valid = || format!("a whole number from {} to {}", range.start(), range.end());
-        within.map(|n| n as usize).ok_or_else(|| wrong("is not in range", valid()))
+        let valid = || format!("a whole number, without quotes in the file, from {} to {}", range.start(), range.end());
+        let is = if value.as_integer().is_some() { "is out of range" } else { "is no number" };
+        within.map(|n| n as usize).ok_or_else(|| wrong(is, valid()))
     }
 }
 
@@ -93,23 +94,36 @@ pub(super) fn file(value: &Value) -> Result<Option<PathBuf>, Wrong> {
 
 /// The path of a URL, as it stands in a request; `""` is none.
 pub(super) fn optional_path(value: &Value) -> Result<Option<String>, Wrong> {
-    if value.as_text() == Some("") { Ok(None) } else { path(value).map(Some) }
+    const VALID: &str = "a path that begins with \"/\", such as \"/healthz\"; or \"\" for none";
+    if value.as_text() == Some("") {
+        return Ok(None);
+    }
+    path(value).map(Some).ok_or_else(|| wrong("is no path", VALID))
 }
 
 /// At least one path of a URL.
 pub(super) fn paths(value: &Value) -> Result<Vec<String>, Wrong> {
     let items = value.as_list().filter(|items| !items.is_empty());
-    items.ok_or_else(|| wrong("names no path", PATHS))?.iter().map(path).collect()
+    all(&items.ok_or_else(|| wrong("names no path", PATHS))?, path, PATHS)
+}
+
+/// Every item, or all that are wrong.
+fn all<T>(items: &[Value], read: impl Fn(&Value) -> Option<T>, valid: &str) -> Result<Vec<T>, Wrong> {
+    let bad: Vec<String> = items.iter().filter(|item| read(item).is_none()).map(ToString::to_string).collect();
+    if bad.is_empty() {
+        Ok(items.iter().filter_map(read).collect())
+    } else {
+        Err(wrong(format!("contains {}", bad.join(", ")), valid))
+    }
 }
 
 const PATHS: &str = "paths as they stand in a request, such as [\"/cgi-bin/showqrcode\"]";
 
-fn path(value: &Value) -> Result<String, Wrong> {
+fn path(value: &Value) -> Option<String> {
     let stands = |text: &&str| {
         text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'))
     };
-    let text = value.as_text().filter(stands);
-    text.map(str::to_owned).ok_or_else(|| wrong(format!("contains {value}, which is no path"), PATHS))
+    value.as_text().filter(stands).map(str::to_owned)
 }
 
 /// Peers to trust.
@@ -122,8 +136,7 @@ pub(super) fn trusted(value: &Value) -> Result<Vec<Trusted>, Wrong> {
         text => text.parse().or_else(|_| text.parse::<IpAddr>().map(ipnet::IpNet::from)).ok().map(Trusted::Net),
     };
     let items = value.as_list().ok_or_else(|| wrong("is no list", VALID))?;
-    let peers = items.iter().map(|item| peer(item).ok_or_else(|| wrong(format!("contains {item}"), VALID)));
-    peers.collect()
+    all(&items, peer, VALID)
 }
 
 /// Origins as browsers send them, or `*`.
@@ -143,18 +156,14 @@ pub(super) fn web_origins(value: &Value) -> Result<Vec<String>, Wrong> {
             })
     };
     let items = value.as_list().ok_or_else(|| wrong("is no list", VALID))?;
-    let origin = |item: &Value| {
-        let origin = item.as_text().filter(is_origin).map(str::to_owned);
-        origin.ok_or_else(|| wrong(format!("contains {item}"), VALID))
-    };
-    let origins = items.iter().map(origin).collect::<Result<Vec<_>, _>>()?;
+    let origins = all(&items, |item| item.as_text().filter(is_origin).map(str::to_owned), VALID)?;
     let starred = origins.len() > 1 && origins.iter().any(|origin| origin == "*");
     if starred { Err(wrong("names more beside \"*\"", VALID)) } else { Ok(origins) }
 }
 
 /// The app's URL: scheme and authority.
 pub(super) fn app_url(value: &Value) -> Result<Option<Uri>, Wrong> {
-    const VALID: &str = "the app's address without a path, such as \"http://127.0.0.1:3000\"";
+    const VALID: &str = "the app's address without a path, reached over plain http, such as \"http://127.0.0.1:3000\"";
     if value.as_text() == Some("") {
         return Ok(None);
     }
@@ -199,20 +208,26 @@ const MOST_CALLS: f64 = 1e6;
 /// No browser waits longer for an image.
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
-/// All three are asked for: half a budget would mean something else than it says.
+/// All three are asked for: half a budget would mean something else than it says. Every part that is wrong is named.
 fn policy(entries: &[(String, Value)]) -> Result<Policy, String> {
-    let find = |wanted: &str| {
-        let found = entries.iter().find(|(name, _)| name == wanted);
-        found.map(|(_, value)| value).ok_or_else(|| format!("has no {wanted}"))
-    };
-    if let Some((other, _)) = entries.iter().find(|(name, _)| !["rate", "burst", "wait"].contains(&name.as_str())) {
-        return Err(format!("has an unknown part, {other}"));
-    }
-    let (rate, burst, wait) = (find("rate")?, find("burst")?, find("wait")?);
+    let find = |wanted: &str| entries.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
     let in_range = |rate: &f64| (LEAST_CALLS..=MOST_CALLS).contains(rate);
-    let rate = rate.as_number().filter(in_range).ok_or_else(|| format!("has the rate {rate}"))?;
-    let whole = burst.as_integer().and_then(|n| u32::try_from(n).ok()).filter(|n| f64::from(*n) <= MOST_CALLS);
-    let burst = whole.and_then(NonZeroU32::new).ok_or_else(|| format!("has the burst {burst}"))?;
-    let wait = duration(Duration::ZERO..=LONGEST_WAIT)(wait).map_err(|_| format!("has the wait {wait}"))?;
-    Ok(Policy { rate, burst, wait })
+    let rate = find("rate").and_then(Value::as_number).filter(in_range);
+    let whole = |burst: &Value| u32::try_from(burst.as_integer()?).ok().filter(|n| f64::from(*n) <= MOST_CALLS);
+    let burst = find("burst").and_then(whole).and_then(NonZeroU32::new);
+    let wait = find("wait").and_then(|wait| duration(Duration::ZERO..=LONGEST_WAIT)(wait).ok());
+    let known = ["rate", "burst", "wait"];
+    let is_unknown = entries.iter().map(|(name, _)| name.as_str()).filter(|name| !known.contains(name));
+    let mut wrong: Vec<String> = is_unknown.map(|name| format!("an unknown part, {name}")).collect();
+    for (name, is_read) in known.into_iter().zip([rate.is_some(), burst.is_some(), wait.is_some()]) {
+        match find(name) {
+            None => wrong.push(format!("no {name}")),
+            Some(value) if !is_read => wrong.push(format!("the {name} {value}")),
+            Some(_) => {}
+        }
+    }
+    match (rate, burst, wait) {
+        (Some(rate), Some(burst), Some(wait)) if wrong.is_empty() => Ok(Policy { rate, burst, wait }),
+        _ => Err(format!("has {}", wrong.join(" and "))),
+    }
 }

@@ -77,6 +77,11 @@ impl Mistakes {
 }
 
 impl Place {
+    /// Whether it is a line of the file below `line`.
+    pub(super) fn is_below(&self, line: usize) -> bool {
+        matches!(self, Self::Line(own) if own.number > line)
+    }
+
     /// Whether it is one of these lines of the file.
     pub(super) fn is_in(&self, lines: &BTreeSet<usize>) -> bool {
         matches!(self, Self::Line(line) if lines.contains(&line.number))

@@ -125,8 +125,11 @@ impl Settings {
 
     /// Tells what is left over, and everything else that was wrong.
     pub(super) fn finish(mut self) -> Result<(), Mistakes> {
+        // Below a line that is no TOML, sections may not be what they seem.
+        let garbled_at = self.garbled.first().copied();
+        let is_below = |place: &Place| garbled_at.is_some_and(|line| place.is_below(line));
         let left_over = std::mem::take(&mut self.given);
-        for (key, given) in left_over {
+        for (key, given) in left_over.into_iter().filter(|(_, given)| !is_below(&given.key_place)) {
             let text = unknown(&key, &self.known);
             self.mistakes.push(Mistake { place: given.key_place, text });
         }

@@ -245,6 +245,23 @@ fn what_is_no_toml_is_told_beside_the_other_mistakes() {
 }
 
 #[test]
+fn below_a_line_that_is_no_toml_no_key_is_called_unknown() {
+    let told = mistakes("[cache\nmemory = \"1MiB\"\n");
+    assert!(told.len() == 1 && told[0].starts_with("1: not TOML"), "{told:#?}");
+}
+
+#[test]
+fn every_wrong_part_of_a_value_is_named() {
+    let told = mistakes(
+        "trusted_proxies = [\"10.0.0.0/33\", \"loopback\", \"foo\"]\n\
+         [limits]\nclient_misses = { rate = -1, burst = 0, pace = 1 }\nmax_waiters = \"5\"\n",
+    );
+    assert!(told[0].contains("contains \"10.0.0.0/33\", \"foo\";"), "{told:#?}");
+    assert!(told[1].contains("has an unknown part, pace and the rate -1 and the burst 0 and no wait;"), "{told:#?}");
+    assert!(told[2].contains("\"5\" is no number; valid: a whole number, without quotes"), "{told:#?}");
+}
+
+#[test]
 fn mistakes_in_the_environment_and_on_the_command_line_are_named() {
     let environment = [("TICKETGATE_LISTEM", "x"), ("TICKETGATE_CACHE_MEMORY", "x"), ("TICKETGATE_QQQ", "x")];
     let told = load("", &environment, &[("--app", "app", "https://x/y")]).unwrap_err().to_string();

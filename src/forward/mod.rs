@@ -175,7 +175,9 @@ impl std::fmt::Display for ForwardFailure {
             Self::BodyOverdue => "the request body stopped coming",
             Self::BodyBroken => "the request body is not framed as HTTP wants it; check Content-Length or the chunks",
             Self::BadTarget => "the request target cannot be forwarded",
-            Self::Switched => "the app behind this proxy switched protocols without being asked to",
+            Self::Switched => {
+                "the app behind this proxy switched protocols, but upgrades (WebSockets) are not passed on"
+            }
         })
     }
 }

@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 /// Connections the kernel may hold for us before they are accepted.
 const BACKLOG: i32 = 4096;
 
-/// Silence after which the kernel probes a peer,
+/// Silence after which the kernel probes a peer, well below the minutes after which middleboxes forget a connection,
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(60);
 /// and how often then.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);

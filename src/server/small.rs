@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// For a head, and for an idle connection.
+/// For a head, and for an idle connection: scrapers come back every half minute or so.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of a connection; its peer then opens another.
 const LIFE: Duration = Duration::from_secs(600);

@@ -170,7 +170,8 @@ impl fmt::Display for BadTicket {
             Self::Conflicting => "the query has several tickets that differ; send one",
             Self::TooLong => "the ticket is longer than 512 bytes; send only the ticket that qrcode/create answered",
             Self::Characters => {
-                "the ticket contains characters that no ticket has; percent-encode it as qrcode/create answered it"
+                "the ticket contains control or non-ASCII characters, which no ticket has; send it just as qrcode/create \
+                 answered it, percent-encoded once"
             }
         })
     }

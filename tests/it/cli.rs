@@ -134,7 +134,7 @@ async fn the_demo_prints_where_to_look_and_an_image_that_is_a_miss_and_then_a_hi
     let lines: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().take(7).map(Result::unwrap).collect();
     let after = |mark: &str| lines.iter().find_map(|line| line.split_once(mark)).expect(mark).1;
     let address: SocketAddr = after("http://").split_once('/').unwrap().0.parse().unwrap();
-    let image = after("-o code.jpg '").split_once('\'').unwrap().0;
+    let image = after("curl -si '").split_once('\'').unwrap().0;
     let target = image.strip_prefix(&format!("http://{address}")).unwrap();
     let mut connection = Connection::open(address).await;
     for expected in ["ticketgate; fwd=uri-miss; fwd-status=200; stored", "ticketgate; hit; ttl="] {
@@ -231,6 +231,10 @@ fn a_valid_configuration_is_said_to_be_so() {
     std::fs::write(directory.path().join("own.toml"), "listen = \"127.0.0.1:81\"\n").unwrap();
     let named = ticketgate(&directory, &["check", "--config", "own.toml"]).output().unwrap();
     assert_eq!((named.status.code(), text(&named.stdout)), (Some(0), "own.toml: the configuration is valid\n"));
+    let before = ticketgate(&directory, &["--config", "own.toml", "check"]).output().unwrap();
+    assert_eq!((before.status.code(), &before.stdout), (Some(0), &named.stdout), "flags may stand before the command");
+    let senseless = ticketgate(&directory, &["--config", "own.toml", "inspect", SAMPLE]).output().unwrap();
+    assert_eq!(senseless.status.code(), Some(2));
     let by_variable = ticketgate(&directory, &["check"]).env("TICKETGATE_CONFIG", "missing.toml").output().unwrap();
     assert_eq!(by_variable.status.code(), Some(2));
 }
@@ -246,7 +250,7 @@ fn inspect_tells_people_and_programs() {
     assert_eq!(report["short"], "a4516834");
     let bad = output(&["inspect", "a%00b"]);
     assert_eq!(bad.status.code(), Some(1));
-    assert!(text(&bad.stderr).starts_with("ticketgate: the ticket contains characters"));
+    assert!(text(&bad.stderr).starts_with("ticketgate: the ticket contains control or non-ASCII characters"));
 }
 
 #[test]
