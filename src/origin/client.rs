@@ -1,5 +1,5 @@
 //! One exchange with the origin: pooled connections, deadlines, a cap on the body while it is read, and a single retry
-//! where a pooled connection had died unnoticed. Beside [`super::connect`] the only module here that knows hyper's client.
+//! where a pooled connection had died unnoticed. Beside `super::connect` the only module here that knows hyper's client.
 
 use std::error::Error as StdError;
 use std::io;
