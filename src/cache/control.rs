@@ -25,10 +25,14 @@ pub struct Control {
     pub proxy_revalidate: bool,
     /// `no-transform`.
     pub no_transform: bool,
+    /// `stale-while-revalidate` (RFC 5861 §3); malformed reads as zero.
+    pub stale_while_revalidate: Option<Duration>,
+    /// `stale-if-error` (RFC 5861 §4); malformed reads as zero.
+    pub stale_if_error: Option<Duration>,
 }
 
 /// Longest lifetime that is told apart; RFC 9111 §1.2.2 lets a cache treat anything greater as this.
-const FOREVER: u64 = 2_147_483_648;
+pub const LONGEST_LIFETIME: u64 = 2_147_483_648;
 
 impl Control {
     /// Reads every `Cache-Control` line of `headers`.
@@ -57,6 +61,8 @@ impl Control {
             b"must-revalidate" => self.must_revalidate = true,
             b"proxy-revalidate" => self.proxy_revalidate = true,
             b"no-transform" => self.no_transform = true,
+            b"stale-while-revalidate" => shorten(&mut self.stale_while_revalidate, value),
+            b"stale-if-error" => shorten(&mut self.stale_if_error, value),
             // §5.2.3: unknown directives are ignored.
             _ => {}
         }
@@ -78,7 +84,7 @@ pub fn delta_seconds(text: &[u8]) -> Option<u64> {
     }
     digits
         .iter()
-        .try_fold(0u64, |sum, digit| digit.is_ascii_digit().then(|| (sum * 10 + u64::from(digit - b'0')).min(FOREVER)))
+        .try_fold(0u64, |sum, digit| digit.is_ascii_digit().then(|| (sum * 10 + u64::from(digit - b'0')).min(LONGEST_LIFETIME)))
 }
 
 fn unquoted(text: &[u8]) -> &[u8] {
@@ -163,7 +169,7 @@ mod tests {
         for bad in ["max-age", "max-age=", "max-age=-1", "max-age=1.5", "max-age=ten", "max-age=\"", "max-age=1 0"] {
             assert_eq!(control(&[bad]).max_age, seconds(0), "{bad}");
         }
-        assert_eq!(control(&["max-age=99999999999999999999999999"]).max_age, seconds(FOREVER));
+        assert_eq!(control(&["max-age=99999999999999999999999999"]).max_age, seconds(LONGEST_LIFETIME));
     }
 
     #[test]

@@ -9,8 +9,10 @@ pub mod entry;
 pub mod expiry;
 pub mod format;
 pub mod freshness;
+pub mod grace;
 mod memory;
 pub mod status;
+pub mod targeted;
 
 use std::sync::Arc;
 

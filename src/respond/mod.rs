@@ -1,8 +1,10 @@
 //! Answers on the image route, built from an allow-list and never copied (S25): nothing of the origin's head passes but
 //! what is named here.
 
+pub mod conditional;
 pub mod config;
 pub mod cors;
+pub mod range;
 
 use std::time::Duration;
 
