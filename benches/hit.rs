@@ -72,7 +72,7 @@ fn hit(criterion: &mut Criterion) {
     let shared = running.shared();
     let answer = |headers: &HeaderMap| {
         let ticket = Ticket::from_query(Some(black_box(QUERY))).expect("it is a ticket");
-        let found = shared.cache.lookup(&ticket, shared.clock.now()).expect("it is cached");
+        let found = shared.cache.answer(&ticket, shared.clock.now()).expect("it is cached");
         let asked = Asked { method: &Method::GET, headers };
         Reply::found(found, Admitted::UNLIMITED).answer(asked, Some(ticket), &shared.responder, shared.clock.now())
     };

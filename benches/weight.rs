@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
-use ticketgate::cache::control::Control;
-use ticketgate::cache::entry::Image;
+use ticketgate::cache::directives::Directives;
+use ticketgate::cache::entry::{Image, Life};
 use ticketgate::cache::format::Format;
 use ticketgate::cache::freshness::{Exchange, Freshness};
+use ticketgate::cache::grace::Grace;
 use ticketgate::cache::{Cache, Config, Found};
 use ticketgate::clock::Clock;
 use ticketgate::moment::Wall;
@@ -44,18 +45,19 @@ fn main() {
     let cache = Cache::new(&Config { memory: 1 << 40, ..Config::default() }, || {});
     let mut headers = HeaderMap::new();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=604800"));
-    let control = Control::of(&headers);
+    let said = Directives::of(&headers);
     let before = resident();
     for number in 0..IMAGES {
         let mut body = vec![0xff; IMAGE];
         body[..4].copy_from_slice(&number.to_le_bytes());
         let now = clock.now();
-        let freshness = Freshness::of(&headers, &control, Exchange { asked: now, answered: now }, Duration::ZERO);
+        let freshness = Freshness::of(&headers, &said, Exchange { asked: now, answered: now }, Duration::ZERO);
         let body = Bytes::from(body);
-        let image = Image::new(body, Format::Jpeg, &headers, control, freshness, None);
+        let image =
+            Image::new(body, Format::Jpeg, &headers, &Life { said, freshness, grace: Grace::NONE, expiry: None });
         cache.keep_image(&ticket(number), Arc::new(image), now);
         // A value that was ever cloned costs more than one that never was.
-        if let Some(Found::Image(image)) = cache.lookup(&ticket(number), clock.now()) {
+        if let Some(Found::Image(image)) = cache.answer(&ticket(number), clock.now()) {
             black_box((image.body.clone(), image.head().cloned().collect::<Vec<_>>()));
         }
         cache.tend();

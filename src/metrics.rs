@@ -247,9 +247,13 @@ impl Metrics {
     /// Sums what was counted so far.
     pub fn totals(&self) -> Totals {
         let image = &self.handles[Kind::Image as usize];
-        let sum = |cache: usize| image.iter().filter_map(|class| class[cache].get()).map(Counter::get).sum::<u64>();
+        let count = |cache: usize| image.iter().filter_map(|class| class[cache].get()).map(Counter::get).sum::<u64>();
+        let sum = |which: fn(&str) -> bool| {
+            let labels = Outcome::LABELS.iter().enumerate().filter(|(_, label)| which(label));
+            labels.map(|(cache, _)| count(cache)).sum()
+        };
         let refused = self.refusals_by.iter().map(Counter::get).sum();
-        Totals { hits: sum(0), misses: sum(2) + sum(3), refused }
+        Totals { hits: sum(Outcome::is_hit), misses: sum(Outcome::is_miss), refused }
     }
 
     /// The metrics in the OpenMetrics text format, with `reading` as of now.

@@ -3,7 +3,8 @@
 //! 1. **route** — method and path say what is asked ([`crate::route`]);
 //! 2. **ticket** — the query's ticket in its one canonical form ([`crate::ticket`]);
 //! 3. **admit** — the client's budget of requests ([`crate::limit`]);
-//! 4. **look up** — a fresh image, or a remembered refusal, answers at once ([`crate::cache`]);
+//! 4. **look up** — a fresh image, or a remembered refusal, answers at once; so may a stale image, while it is refreshed or
+//!    when that fails ([`crate::cache`]);
 //! 5. **join** — a fill of this ticket may be under way ([`crate::fill`]);
 //! 6. **admit** — the client's budget of misses, which may make it wait;
 //! 7. **look up and join again, else start** — the wait may have brought the image;
@@ -12,20 +13,28 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Request;
+use tokio::time::timeout;
 
 use crate::body::timed::TimedBody;
-use crate::cache::Cache;
+use crate::cache::entry::Image;
+use crate::cache::stale::Plan;
+use crate::cache::status::{self, Forward};
+use crate::cache::{Cache, Known};
 use crate::clock::Clock;
 use crate::fill::{Filled, Fills, Joined};
-use crate::forward::Forward;
-use crate::limit::{Client, Limits, Trust};
+use crate::forward::Forward as App;
+use crate::limit::{Admitted, Client, Limits, Trust};
 use crate::metrics::Reading;
 use crate::reply::{Answered, Refusal, Reply};
 use crate::respond::{Asked, Responder};
 use crate::route::{self, Route, Routes};
 use crate::ticket::Ticket;
+
+/// How long somebody waits for the origin who could be shown a stale image (S23).
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Answers requests. One for each worker thread: what is shared is behind an `Arc`, the pool of connections to the app is
 /// the thread's own.
@@ -33,7 +42,7 @@ pub struct Proxy {
     /// What all threads share.
     pub shared: Arc<Shared>,
     /// The app behind us, if there is one.
-    pub forward: Option<Forward>,
+    pub forward: Option<App>,
 }
 
 /// What all threads share.
@@ -86,16 +95,61 @@ impl Proxy {
         reply.unwrap_or_else(Reply::Refused).answer(asked, ticket.ok(), responder, clock.now()) // 9
     }
 
-    /// Steps 3 to 8: the order is S13's.
+    /// Steps 3 and 4: the order is S13's.
     async fn find(&self, ticket: &Ticket, client: Client) -> Result<Reply, Refusal> {
-        let Shared { limits, cache, fills, clock, .. } = &*self.shared;
+        let Shared { limits, cache, clock, .. } = &*self.shared;
         if self.shared.strict && ticket.facts().is_none() {
             return Err(Refusal::Unrecognised);
         }
         let admitted = limits.request(&client).await?; // 3
-        if let Some(found) = cache.lookup(ticket, clock.now()) {
-            return Ok(Reply::found(found, admitted)); // 4
+        let now = clock.now();
+        match cache.lookup(ticket, now) {
+            Known::Answer(found) => Ok(Reply::found(found, admitted)), // 4
+            Known::Stale { image, refused } => {
+                let plan = Plan::of(&image, refused, now);
+                self.beside(image, plan, ticket, client, admitted).await
+            }
+            Known::Nothing => self.fetch(ticket, client, admitted, Forward::UriMiss).await,
         }
+    }
+
+    /// S23: whoever has a stale image to show waits little, or not at all.
+    async fn beside(
+        &self,
+        image: Arc<Image>,
+        plan: Plan,
+        ticket: &Ticket,
+        client: Client,
+        admitted: Admitted,
+    ) -> Result<Reply, Refusal> {
+        let fetch = self.fetch(ticket, client, admitted, Forward::Stale);
+        let detail = match plan {
+            Plan::Ask => return fetch.await,
+            Plan::AskBriefly => {
+                let came = timeout(PATIENCE, fetch).await.ok();
+                return match came {
+                    Some(Ok(reply)) if !reply.is_failure() => Ok(reply),
+                    came => Ok(Reply::stale_instead(image, came.as_ref(), admitted)),
+                };
+            }
+            Plan::ShowAndRefresh => {
+                self.shared.fills.refresh(ticket);
+                "stale-while-revalidate"
+            }
+            Plan::Show => "stale-if-error",
+        };
+        Ok(Reply::Stale { image, asked: status::Asked::No, detail, admitted })
+    }
+
+    /// Steps 5 to 8.
+    async fn fetch(
+        &self,
+        ticket: &Ticket,
+        client: Client,
+        admitted: Admitted,
+        forward: Forward,
+    ) -> Result<Reply, Refusal> {
+        let Shared { limits, fills, .. } = &*self.shared;
         let filling = if let Some(filling) = fills.running(ticket) {
             filling // 5
         } else {
@@ -107,7 +161,7 @@ impl Proxy {
         };
         let collapsed = filling.collapsed;
         let Filled { verdict, origin_took } = filling.end().await; // 8
-        Ok(Reply::Filled { verdict, collapsed, origin_took, admitted })
+        Ok(Reply::Filled { verdict, forward, collapsed, origin_took, admitted })
     }
 
     async fn forward(&self, request: Request<TimedBody>, peer: SocketAddr) -> Answered {

@@ -1,14 +1,15 @@
 //! What the flow found out, turned into the answer that the client gets and the record that is kept of it. One exhaustive
 //! match each: whatever can happen has a status, a text, a word for the log and a `Cache-Status`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use crate::body::Body;
 use crate::cache::Found;
-use crate::cache::entry::{Instead, Negative};
-use crate::cache::status::{Kept, Outcome};
+use crate::cache::entry::{Image, Instead, Negative};
+use crate::cache::status::{self, Forward, Kept, Outcome};
 use crate::fill::judge::{Storable, Verdict};
 use crate::forward::ForwardFailure;
 use crate::limit::{Admitted, Client, Refused};
@@ -28,10 +29,23 @@ const CLOSE: HeaderValue = HeaderValue::from_static("close");
 pub enum Reply {
     /// The cache had something.
     Found(Found, Admitted),
+    /// The cache had an image that is stale, and may be shown all the same.
+    Stale {
+        /// The image.
+        image: Arc<Image>,
+        /// Whether the origin was asked, and what it said.
+        asked: status::Asked,
+        /// The window that allows it, or why the origin's answer was of no use.
+        detail: &'static str,
+        /// The client's budget.
+        admitted: Admitted,
+    },
     /// A fill ended.
     Filled {
         /// With this.
         verdict: Verdict,
+        /// The reason for asking.
+        forward: Forward,
         /// Somebody else had begun it.
         collapsed: bool,
         /// Of which the origin took so long, if it was asked.
@@ -86,6 +100,36 @@ impl Reply {
         Self::Found(found, admitted)
     }
 
+    /// Shows `image` in place of what asking the origin came to; `None` when nothing came in time.
+    pub fn stale_instead(image: Arc<Image>, came: Option<&Result<Self, Refusal>>, admitted: Admitted) -> Self {
+        let (asked, detail) = match came {
+            None => (status::Asked::InVain, "origin-slow"),
+            Some(Err(refusal)) => (status::Asked::No, refusal.reason()),
+            Some(Ok(reply)) => {
+                let asked = reply.origin_status().map_or(status::Asked::InVain, status::Asked::Answered);
+                (asked, reply.reason().unwrap_or("stale-if-error"))
+            }
+        };
+        Self::Stale { image, asked, detail, admitted }
+    }
+
+    /// Whether a stale image is better than this (S23): a 404 is not worse, it is news.
+    pub fn is_failure(&self) -> bool {
+        match self {
+            Self::Found(Found::Negative(negative), _) => matches!(negative.instead, Instead::NotAnImage),
+            Self::Filled { verdict, .. } => matches!(verdict, Verdict::Passed(_) | Verdict::Failed(..)),
+            Self::Found(..) | Self::Stale { .. } | Self::Refused(_) => false,
+        }
+    }
+
+    fn origin_status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Filled { verdict: Verdict::Passed(passed), .. } => Some(passed.status),
+            Self::Filled { verdict: Verdict::Failed(failure, _), .. } => failure.origin_status(),
+            _ => None,
+        }
+    }
+
     /// Builds the answer.
     pub fn answer(self, asked: Asked<'_>, ticket: Option<Ticket>, responder: &Responder, now: Moment) -> Answered {
         let outcome = self.outcome(now);
@@ -111,14 +155,19 @@ impl Reply {
                 Outcome::Hit { ttl: image.expiry.map_or(left, |expiry| left.min(expiry.left(now))) }
             }
             Self::Found(Found::Negative(_), _) => Outcome::Negative,
-            Self::Filled { verdict, collapsed, .. } => miss(verdict, *collapsed),
+            Self::Stale { image, asked, detail, .. } => {
+                Outcome::Stale { staleness: image.freshness.staleness(now.tick), asked: *asked, detail }
+            }
+            Self::Filled { verdict, forward, collapsed, .. } => miss(verdict, *forward, *collapsed),
             Self::Refused(refusal) => Outcome::Refused(refusal.reason()),
         }
     }
 
     fn response(&self, asked: Asked<'_>, outcome: &Outcome, now: Moment, respond: &Responder) -> Response<Body> {
         match self {
-            Self::Found(Found::Image(image), _) => respond.image(asked, image, outcome, now, false),
+            Self::Found(Found::Image(image), _) | Self::Stale { image, .. } => {
+                respond.image(asked, image, outcome, now, false)
+            }
             Self::Filled { verdict: Verdict::Image(image, storable), .. } => {
                 respond.image(asked, image, outcome, now, matches!(storable, Storable::ShowOnly(_)))
             }
@@ -139,7 +188,7 @@ impl Reply {
 
     fn admitted(&self) -> Option<&Admitted> {
         match self {
-            Self::Found(_, admitted) | Self::Filled { admitted, .. } => Some(admitted),
+            Self::Found(_, admitted) | Self::Stale { admitted, .. } | Self::Filled { admitted, .. } => Some(admitted),
             Self::Refused(_) => None,
         }
     }
@@ -181,11 +230,11 @@ fn negative_reason(negative: &Negative) -> &'static str {
     }
 }
 
-fn miss(verdict: &Verdict, collapsed: bool) -> Outcome {
+fn miss(verdict: &Verdict, forward: Forward, collapsed: bool) -> Outcome {
     let (status, kept) = match verdict {
-        Verdict::Image(_, Storable::Yes) => (Some(StatusCode::OK), Kept::Stored),
-        Verdict::Image(_, Storable::ShowOnly(reason)) => (Some(StatusCode::OK), Kept::NotStored(reason)),
-        Verdict::Image(_, Storable::Stale) => (Some(StatusCode::OK), Kept::NotStored("stale-on-arrival")),
+        Verdict::Image(image, Storable::Yes) => (Some(image.answered_by()), Kept::Stored),
+        Verdict::Image(image, Storable::ShowOnly(reason)) => (Some(image.answered_by()), Kept::NotStored(reason)),
+        Verdict::Image(image, Storable::Stale) => (Some(image.answered_by()), Kept::NotStored("stale-on-arrival")),
         Verdict::Unknown(negative) => match &negative.instead {
             Instead::Unknown(passed) => (Some(passed.status), Kept::NotStored("unknown-ticket")),
             Instead::NotAnImage => (Some(StatusCode::OK), Kept::NotStored(Failure::NotAnImage.reason())),
@@ -193,7 +242,7 @@ fn miss(verdict: &Verdict, collapsed: bool) -> Outcome {
         Verdict::Passed(passed) => (Some(passed.status), Kept::NotStored("origin-status")),
         Verdict::Failed(failure, _) => (failure.origin_status(), Kept::NotStored(failure.reason())),
     };
-    Outcome::Miss { collapsed, status, kept }
+    Outcome::Miss { forward, collapsed, status, kept }
 }
 
 impl Refusal {

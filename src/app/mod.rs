@@ -176,7 +176,11 @@ fn share(config: &Config, around: Surroundings, metrics: &Arc<Metrics>, run: &Ru
         cache: Arc::clone(&cache),
         origin,
         limits: Arc::clone(&limits),
-        rules: Rules { default_ttl: config.cache.default_ttl, negative_ttl: config.cache.negative_ttl },
+        rules: Rules {
+            default_ttl: config.cache.default_ttl,
+            negative_ttl: config.cache.negative_ttl,
+            grace: config.cache.grace,
+        },
         clock: clock.clone(),
         metrics: Arc::clone(metrics),
         faults,

@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use super::grace::Grace;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
 /// What is kept, and for how long where the origin says nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -13,6 +17,8 @@ pub struct Config {
     pub default_ttl: Duration,
     /// `negative_ttl`: how long a 404 is remembered at most.
     pub negative_ttl: Duration,
+    /// `stale_while_revalidate`, `stale_if_error`: how long a stale image is served where the answer does not say.
+    pub grace: Grace,
 }
 
 impl Default for Config {
@@ -22,6 +28,8 @@ impl Default for Config {
             max_image: 1024 * 1024,
             default_ttl: Duration::from_secs(60),
             negative_ttl: Duration::from_secs(10),
+            // A ticket's code does not change, and its expiry caps both.
+            grace: Grace { while_revalidate: 30 * DAY, if_error: 30 * DAY },
         }
     }
 }

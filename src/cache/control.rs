@@ -10,9 +10,9 @@ use http::{HeaderMap, HeaderValue, header};
 #[expect(clippy::struct_excessive_bools, reason = "each directive is said or not said, independently")]
 pub struct Control {
     /// `max-age`; malformed reads as zero.
-    pub max_age: Option<Duration>,
+    pub max_age: Option<Seconds>,
     /// `s-maxage`; malformed reads as zero.
-    pub s_maxage: Option<Duration>,
+    pub s_maxage: Option<Seconds>,
     /// `no-store`.
     pub no_store: bool,
     /// `no-cache`, with or without field names: we keep to the stricter reading that RFC 9111 §5.2.2.4 allows.
@@ -26,13 +26,29 @@ pub struct Control {
     /// `no-transform`.
     pub no_transform: bool,
     /// `stale-while-revalidate` (RFC 5861 §3); malformed reads as zero.
-    pub stale_while_revalidate: Option<Duration>,
+    pub stale_while_revalidate: Option<Seconds>,
     /// `stale-if-error` (RFC 5861 §4); malformed reads as zero.
-    pub stale_if_error: Option<Duration>,
+    pub stale_if_error: Option<Seconds>,
 }
 
-/// Longest lifetime that is told apart; RFC 9111 §1.2.2 lets a cache treat anything greater as this.
-pub const LONGEST_LIFETIME: u64 = 2_147_483_648;
+/// `delta-seconds` (RFC 9111 §1.2.2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seconds(u32);
+
+impl Seconds {
+    /// So many; anything greater than 2^31 is that, as RFC 9111 §1.2.2 allows.
+    pub fn saturating(seconds: u64) -> Self {
+        Self(u32::try_from(seconds.min(LONGEST)).expect("2^31 fits"))
+    }
+}
+
+impl From<Seconds> for Duration {
+    fn from(Seconds(seconds): Seconds) -> Self {
+        Self::from_secs(seconds.into())
+    }
+}
+
+const LONGEST: u64 = 1 << 31;
 
 impl Control {
     /// Reads every `Cache-Control` line of `headers`.
@@ -70,9 +86,8 @@ impl Control {
 }
 
 /// Of several lifetimes the smallest counts (§4.2.1 lets a cache choose, and asks it to be careful).
-fn shorten(lifetime: &mut Option<Duration>, argument: Option<&[u8]>) {
-    let seconds = argument.and_then(delta_seconds).unwrap_or(0);
-    let new = Duration::from_secs(seconds);
+fn shorten(lifetime: &mut Option<Seconds>, argument: Option<&[u8]>) {
+    let new = Seconds::saturating(argument.and_then(delta_seconds).unwrap_or(0));
     *lifetime = Some(lifetime.map_or(new, |old| old.min(new)));
 }
 
@@ -84,7 +99,7 @@ pub fn delta_seconds(text: &[u8]) -> Option<u64> {
     }
     digits
         .iter()
-        .try_fold(0u64, |sum, digit| digit.is_ascii_digit().then(|| (sum * 10 + u64::from(digit - b'0')).min(LONGEST_LIFETIME)))
+        .try_fold(0u64, |sum, digit| digit.is_ascii_digit().then(|| (sum * 10 + u64::from(digit - b'0')).min(LONGEST)))
 }
 
 fn unquoted(text: &[u8]) -> &[u8] {
@@ -147,8 +162,8 @@ mod tests {
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "reads as what it is compared with")]
-    fn seconds(n: u64) -> Option<Duration> {
-        Some(Duration::from_secs(n))
+    fn seconds(n: u64) -> Option<Seconds> {
+        Some(Seconds::saturating(n))
     }
 
     #[test]
@@ -169,7 +184,7 @@ mod tests {
         for bad in ["max-age", "max-age=", "max-age=-1", "max-age=1.5", "max-age=ten", "max-age=\"", "max-age=1 0"] {
             assert_eq!(control(&[bad]).max_age, seconds(0), "{bad}");
         }
-        assert_eq!(control(&["max-age=99999999999999999999999999"]).max_age, seconds(LONGEST_LIFETIME));
+        assert_eq!(control(&["max-age=99999999999999999999999999"]).max_age, seconds(LONGEST));
     }
 
     #[test]

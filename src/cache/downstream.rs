@@ -43,7 +43,12 @@ impl Downstream {
 
     /// `Cache-Control`, with those of the origin's directives that bind caches after us.
     pub fn cache_control(&self, control: &Control) -> HeaderValue {
-        let mut text = format!("public, max-age={}", self.max_age);
+        // Only beside a targeted field that lets us keep what others may not (RFC 9213 §2.2).
+        if control.no_store {
+            return HeaderValue::from_static("no-store");
+        }
+        let visibility = if control.private { "private" } else { "public" };
+        let mut text = format!("{visibility}, max-age={}", self.max_age);
         let passed_on = [
             (control.no_cache, ", no-cache"),
             (control.must_revalidate, ", must-revalidate"),
@@ -71,6 +76,7 @@ mod tests {
     use http::{HeaderMap, header};
     use proptest::prelude::*;
 
+    use super::super::directives::Directives;
     use super::super::freshness::Exchange;
     use super::*;
     use crate::moment::Tick;
@@ -82,22 +88,22 @@ mod tests {
         }
     }
 
-    fn freshness(cache_control: &str, age: u64) -> (Control, Freshness) {
+    fn freshness(cache_control: &str, age: u64) -> (Directives, Freshness) {
         let mut headers = HeaderMap::new();
         headers.insert(header::CACHE_CONTROL, HeaderValue::try_from(cache_control).unwrap());
         headers.insert(header::AGE, HeaderValue::from(age));
-        let control = Control::of(&headers);
+        let said = Directives::of(&headers);
         let exchange = Exchange { asked: at(0), answered: at(0) };
-        (control, Freshness::of(&headers, &control, exchange, Duration::from_secs(60)))
+        (said, Freshness::of(&headers, &said, exchange, Duration::from_secs(60)))
     }
 
     #[test]
     fn a_minutes_ticket_is_not_kept_for_a_week() {
-        let (control, freshness) = freshness("max-age=604800", 0);
+        let (said, freshness) = freshness("max-age=604800", 0);
         let expiry = Expiry::new(at(60_000).wall, at(0), 0);
         let told = Downstream::of(&freshness, Some(&expiry), at(10_500));
         assert_eq!((told.max_age, told.age), (49, 0));
-        assert_eq!(told.cache_control(&control), "public, max-age=49");
+        assert_eq!(told.cache_control(&said.downstream), "public, max-age=49");
         assert_eq!(told.expires(), at(10_500 + 49_000).wall);
     }
 
@@ -106,6 +112,15 @@ mod tests {
         let (_, freshness) = freshness("max-age=100", 0);
         let told = Downstream::of(&freshness, None, at(10_500));
         assert_eq!((told.max_age, told.age, told.date), (100, 11, at(0).wall));
+    }
+
+    /// RFC 9213 §2.2.
+    #[test]
+    fn what_is_meant_for_us_alone_is_not_told_to_others() {
+        let told = Downstream { max_age: 7, age: 0, date: at(0).wall };
+        let control = |no_store, private| Control { no_store, private, ..Control::default() };
+        assert_eq!(told.cache_control(&control(true, false)), "no-store");
+        assert_eq!(told.cache_control(&control(false, true)), "private, max-age=7");
     }
 
     #[test]

@@ -2,20 +2,26 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use headers::{ETag, Header};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use sha2::{Digest, Sha256};
 
-use super::control::Control;
+use super::directives::Directives;
 use super::expiry::Expiry;
 use super::format::Format;
 use super::freshness::Freshness;
+use super::grace::Grace;
+use super::retry::Retry;
 use crate::moment::{Moment, Tick};
 
 /// Bytes of one field that are kept of the origin's head; no entity tag, date or media type needs more.
 const LONGEST_FIELD: usize = 256;
+
+/// How long an image that can be revalidated is worth its room after it became stale.
+const WORTH_REVALIDATING_FOR: Duration = Duration::from_secs(30 * 86_400);
 
 /// One QR picture with everything needed to answer for it.
 #[derive(Debug)]
@@ -23,30 +29,95 @@ pub struct Image {
     /// The bytes, exactly as the origin sent them.
     pub body: Bytes,
     /// What the origin said about caches.
-    pub control: Control,
+    pub said: Directives,
     /// How long it is fresh.
     pub freshness: Freshness,
+    /// How long it may be served stale.
+    pub grace: Grace,
     /// When its ticket ends; `None` when permanent or unknown.
     pub expiry: Option<Expiry>,
+    /// When it may be refreshed, after refreshes that failed.
+    pub retry: Retry,
     format: Format,
     etag: ETag,
+    etag_is_ours: bool,
+    answered_by: StatusCode,
     /// As many as there are: a map would cost more than all else that is kept beside the bytes.
     own_fields: Box<[(HeaderName, HeaderValue)]>,
 }
 
+/// What is known of an image's life.
+#[derive(Debug, Clone, Copy)]
+pub struct Life {
+    /// What the origin said about caches.
+    pub said: Directives,
+    /// How long it is fresh.
+    pub freshness: Freshness,
+    /// How long it may be served stale.
+    pub grace: Grace,
+    /// When its ticket ends; `None` when permanent or unknown.
+    pub expiry: Option<Expiry>,
+}
+
+/// The fields by which an origin can tell that an image has not changed (RFC 9110 §8.8).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Validators {
+    /// Its `ETag`, for `If-None-Match`.
+    pub etag: Option<HeaderValue>,
+    /// Its `Last-Modified`, for `If-Modified-Since`.
+    pub last_modified: Option<HeaderValue>,
+}
+
 impl Image {
     /// Makes the entry for `body`, whose answer had the head `headers`.
-    pub fn new(
+    pub fn new(body: Bytes, format: Format, headers: &HeaderMap, life: &Life) -> Self {
+        let origins = origin_etag(headers);
+        let etag_is_ours = origins.is_none();
+        let etag = origins.unwrap_or_else(|| hash_etag(&body));
+        let own_fields = describe(&body, &etag, last_modified(headers));
+        Self::build(body, format, etag, etag_is_ours, own_fields, life)
+    }
+
+    /// The entry that a 304 with the head `headers` makes of this one (RFC 9111 §4.3.4); `None` when the 304 speaks of
+    /// something else.
+    pub fn renewed(&self, headers: &HeaderMap, life: &Life) -> Option<Self> {
+        let (said, etag_is_ours) = match origin_etag(headers) {
+            Some(said) if !self.etag_is_ours && !same_version(&said, &self.etag) => return None,
+            Some(said) => (said, false),
+            None => (self.etag.clone(), self.etag_is_ours),
+        };
+        let modified = last_modified(headers).or_else(|| self.field(&header::LAST_MODIFIED).cloned());
+        let own_fields = describe(&self.body, &said, modified);
+        let renewed = Self::build(self.body.clone(), self.format, said, etag_is_ours, own_fields, life);
+        Some(Self { answered_by: StatusCode::NOT_MODIFIED, ..renewed })
+    }
+
+    fn build(
         body: Bytes,
         format: Format,
-        headers: &HeaderMap,
-        control: Control,
-        freshness: Freshness,
-        expiry: Option<Expiry>,
+        etag: ETag,
+        etag_is_ours: bool,
+        own_fields: Box<[(HeaderName, HeaderValue)]>,
+        life: &Life,
     ) -> Self {
-        let etag = origin_etag(headers).unwrap_or_else(|| hash_etag(&body));
-        let own_fields = describe(&body, &etag, headers);
-        Self { body, control, freshness, expiry, format, etag, own_fields }
+        let Life { said, freshness, grace, expiry } = *life;
+        let (retry, answered_by) = (Retry::default(), StatusCode::OK);
+        Self { body, said, freshness, grace, expiry, retry, format, etag, etag_is_ours, answered_by, own_fields }
+    }
+
+    /// The status of the answer that made this entry: 200, or the 304 that renewed it.
+    pub fn answered_by(&self) -> StatusCode {
+        self.answered_by
+    }
+
+    /// What the origin gave to recognise it by.
+    pub fn validators(&self) -> Validators {
+        let etag = self.field(&header::ETAG).filter(|_| !self.etag_is_ours).cloned();
+        Validators { etag, last_modified: self.field(&header::LAST_MODIFIED).cloned() }
+    }
+
+    fn field(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        self.own_fields.iter().find(|(own, _)| own == name).map(|(_, value)| value)
     }
 
     /// The header fields that never change while the entry lives.
@@ -69,18 +140,47 @@ impl Image {
         !self.freshness.left(now.tick).is_zero() && !self.has_ended(now)
     }
 
+    /// How long from `now` it can be of any use: fresh, stale, or to be revalidated; never beyond its ticket's life.
+    pub fn useful_for(&self, now: Moment) -> Duration {
+        let can_be_revalidated = self.validators() != Validators::default();
+        let after = if can_be_revalidated { WORTH_REVALIDATING_FOR } else { Duration::ZERO };
+        let stale_use = self.grace.longest().max(after).saturating_sub(self.freshness.staleness(now.tick));
+        let useful = self.freshness.left(now.tick).saturating_add(stale_use);
+        self.expiry.map_or(useful, |expiry| useful.min(expiry.left(now)))
+    }
+
+    /// Whether it is stale, and served at once all the same while a fill refreshes it (S23).
+    pub fn serves_while_revalidating(&self, now: Moment) -> bool {
+        self.grace.covers_revalidation(self.freshness.staleness(now.tick)) && !self.has_ended(now)
+    }
+
+    /// Whether it is stale, and served in place of an error (S23).
+    pub fn serves_on_error(&self, now: Moment) -> bool {
+        self.grace.covers_error(self.freshness.staleness(now.tick)) && !self.has_ended(now)
+    }
+
     /// Whether its ticket's life is over.
     pub fn has_ended(&self, now: Moment) -> bool {
         self.expiry.is_some_and(|expiry| expiry.is_over(now))
     }
 }
 
-fn describe(body: &[u8], etag: &ETag, headers: &HeaderMap) -> Box<[(HeaderName, HeaderValue)]> {
+/// The weak comparison, since a 304 may weaken a tag (RFC 9110 §8.8.3.2).
+fn same_version(one: &ETag, other: &ETag) -> bool {
+    let opaque = |tag: &ETag| {
+        let mut value = Vec::with_capacity(1);
+        tag.encode(&mut value);
+        value.pop().map(|value| value.as_bytes().strip_prefix(b"W/").unwrap_or(value.as_bytes()).to_vec())
+    };
+    opaque(one) == opaque(other)
+}
+
+fn describe(body: &[u8], etag: &ETag, modified: Option<HeaderValue>) -> Box<[(HeaderName, HeaderValue)]> {
     let length = HeaderValue::try_from(body.len().to_string()).expect("digits are visible ASCII");
     let mut tag = Vec::with_capacity(1);
     etag.encode(&mut tag);
     let tag = tag.pop().map(|tag| (header::ETAG, tag));
-    let modified = last_modified(headers).map(|at| (header::LAST_MODIFIED, at));
+    let modified = modified.map(|at| (header::LAST_MODIFIED, at));
     std::iter::once((header::CONTENT_LENGTH, length)).chain(tag).chain(modified).collect()
 }
 
@@ -176,8 +276,6 @@ impl Negative {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::freshness::Exchange;
     use super::*;
     use crate::moment::Wall;
@@ -198,10 +296,11 @@ mod tests {
 
     fn image(headers: &HeaderMap) -> Image {
         let now = Moment { wall: Wall::from_unix(1_767_225_600), tick: Tick::from_start(Duration::ZERO) };
-        let control = Control::of(headers);
+        let said = Directives::of(headers);
         let exchange = Exchange { asked: now, answered: now };
-        let freshness = Freshness::of(headers, &control, exchange, Duration::from_secs(60));
-        Image::new(Bytes::from_static(b"\xff\xd8\xff"), Format::Jpeg, headers, control, freshness, None)
+        let freshness = Freshness::of(headers, &said, exchange, Duration::from_secs(60));
+        let life = Life { said, freshness, grace: Grace::NONE, expiry: None };
+        Image::new(Bytes::from_static(b"\xff\xd8\xff"), Format::Jpeg, headers, &life)
     }
 
     const DATE: &str = "Thu, 01 Jan 2026 00:00:00 GMT";

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header};
 
-use super::control::{Control, delta_seconds};
+use super::control::delta_seconds;
+use super::directives::Directives;
 use crate::moment::{Moment, Tick, Wall};
 
 /// When the origin was asked, and when the head of its answer had come.
@@ -28,15 +29,22 @@ pub struct Freshness {
 }
 
 impl Freshness {
-    /// Reads the head of an answer. `default_ttl` stands where it says nothing (§4.2.2 leaves that to the cache).
-    pub fn of(headers: &HeaderMap, control: &Control, exchange: Exchange, default_ttl: Duration) -> Self {
+    /// The life that `said` gives an answer with the head `headers`. `default_ttl` stands where nothing is said (§4.2.2
+    /// leaves that to the cache).
+    pub fn of(headers: &HeaderMap, said: &Directives, exchange: Exchange, default_ttl: Duration) -> Self {
         let date = date(headers);
         // §6.6.1 of RFC 9110: a recipient with a clock may take the time of receipt for a missing Date.
         let assumed_date = date.unwrap_or(exchange.answered.wall);
-        let expires = expires(headers).map(|at| at.since(assumed_date));
-        // §5.2.2.1: max-age overrides Expires; §5.2.2.10: s-maxage overrides both, for shared caches only.
-        let private = control.max_age.or(expires).unwrap_or(default_ttl);
-        let shared = if control.no_cache { Duration::ZERO } else { control.s_maxage.unwrap_or(private) };
+        let expires = said.expires.map(|at| at.since(assumed_date));
+        // §5.2.2.1: max-age overrides Expires.
+        let private = said.downstream.max_age.map(Duration::from).or(expires).unwrap_or(default_ttl);
+        let shared = if said.shared.no_cache {
+            Duration::ZERO
+        } else {
+            // §5.2.2.10: s-maxage overrides both, for shared caches only.
+            let explicit = said.shared.s_maxage.or(said.shared.max_age).map(Duration::from);
+            explicit.or(expires.filter(|_| said.expires_counts())).unwrap_or(default_ttl)
+        };
         let initial_age = initial_age(headers, date, exchange);
         Self { shared, private, initial_age, answered: exchange.answered.tick, date: assumed_date }
     }
@@ -50,6 +58,11 @@ impl Freshness {
     /// lifetime exceeds the age).
     pub fn left(&self, now: Tick) -> Duration {
         self.shared.saturating_sub(self.age(now))
+    }
+
+    /// Time since the answer became stale; zero while it is fresh.
+    pub fn staleness(&self, now: Tick) -> Duration {
+        self.age(now).saturating_sub(self.shared)
     }
 
     /// The lifetime to tell browsers, counted like [`Freshness::age`]: never beyond ours, nor beyond what the origin
@@ -85,7 +98,7 @@ pub fn date(headers: &HeaderMap) -> Option<Wall> {
 
 /// An `Expires` that is no date means already expired (§5.3) and reads as 1970. So does WeChat's own, which carries
 /// `+0800`; it always comes with `max-age`, which overrides it. Of several the earliest counts.
-fn expires(headers: &HeaderMap) -> Option<Wall> {
+pub fn expires(headers: &HeaderMap) -> Option<Wall> {
     headers.get_all(header::EXPIRES).iter().map(|at| http_date(at).unwrap_or(Wall::from_unix(0))).min()
 }
 
@@ -120,7 +133,7 @@ mod tests {
             headers.append(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
         let exchange = Exchange { asked: at(0), answered: at(0) };
-        Freshness::of(&headers, &Control::of(&headers), exchange, DEFAULT)
+        Freshness::of(&headers, &Directives::of(&headers), exchange, DEFAULT)
     }
 
     fn left(lines: &[(&str, &str)]) -> u64 {
@@ -167,7 +180,7 @@ mod tests {
         headers.insert("cache-control", HeaderValue::from_static("max-age=100"));
         headers.insert("age", HeaderValue::from_static("10"));
         let slow = Exchange { asked: at(0), answered: at(7) };
-        let freshness = Freshness::of(&headers, &Control::of(&headers), slow, DEFAULT);
+        let freshness = Freshness::of(&headers, &Directives::of(&headers), slow, DEFAULT);
         assert_eq!(freshness.age(at(7).tick), Duration::from_secs(17));
     }
 
@@ -203,7 +216,7 @@ mod tests {
                 }
             }
             let exchange = Exchange { asked: at(0), answered: at(1) };
-            let freshness = Freshness::of(&headers, &Control::of(&headers), exchange, DEFAULT);
+            let freshness = Freshness::of(&headers, &Directives::of(&headers), exchange, DEFAULT);
             let now = at(u64::from(later)).tick;
             prop_assert!(freshness.left(now) <= freshness.shared);
             prop_assert!(freshness.age(now) >= Duration::from_secs(u64::from(later)).saturating_sub(Duration::from_secs(1)));

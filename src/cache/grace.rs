@@ -26,8 +26,8 @@ impl Grace {
         // §5.2.2.10: s-maxage means proxy-revalidate, unless the same answer says otherwise in so many words.
         let unsaid = if control.s_maxage.is_some() { Self::NONE } else { configured };
         Self {
-            while_revalidate: control.stale_while_revalidate.unwrap_or(unsaid.while_revalidate),
-            if_error: control.stale_if_error.unwrap_or(unsaid.if_error),
+            while_revalidate: control.stale_while_revalidate.map_or(unsaid.while_revalidate, Duration::from),
+            if_error: control.stale_if_error.map_or(unsaid.if_error, Duration::from),
         }
     }
 
@@ -53,7 +53,8 @@ mod tests {
 
     use super::*;
 
-    const CONFIGURED: Grace = Grace { while_revalidate: Duration::from_secs(1000), if_error: Duration::from_secs(2000) };
+    const CONFIGURED: Grace =
+        Grace { while_revalidate: Duration::from_secs(1000), if_error: Duration::from_secs(2000) };
 
     fn grace(cache_control: &str) -> (u64, u64) {
         let value = HeaderValue::from_str(cache_control).unwrap();

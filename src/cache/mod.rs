@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod control;
+pub mod directives;
 pub mod downstream;
 pub mod entry;
 pub mod expiry;
@@ -11,6 +12,8 @@ pub mod format;
 pub mod freshness;
 pub mod grace;
 mod memory;
+pub mod retry;
+pub mod stale;
 pub mod status;
 pub mod targeted;
 
@@ -32,7 +35,23 @@ pub struct Cache {
     negatives: Memory<Negative>,
 }
 
-/// What a lookup found.
+/// What is known of a ticket.
+#[derive(Debug, Clone)]
+pub enum Known {
+    /// Enough to answer.
+    Answer(Found),
+    /// An image that is stale.
+    Stale {
+        /// The image.
+        image: Arc<Image>,
+        /// The origin just refused to give a new one: it is not to be asked again at once.
+        refused: bool,
+    },
+    /// Nothing.
+    Nothing,
+}
+
+/// What can answer.
 #[derive(Debug, Clone)]
 pub enum Found {
     /// A fresh image of a living ticket.
@@ -56,22 +75,43 @@ impl Cache {
         Self { images: Memory::new(config.memory, on_evict), negatives: Memory::new(NEGATIVE_CAPACITY, || {}) }
     }
 
-    /// What can answer for `ticket` now, without the origin.
-    pub fn lookup(&self, ticket: &Ticket, now: Moment) -> Option<Found> {
-        if let Some(image) = self.images.get(ticket.canonical()).filter(|image| image.is_fresh(now)) {
-            return Some(Found::Image(image));
+    /// What is known of `ticket` now.
+    pub fn lookup(&self, ticket: &Ticket, now: Moment) -> Known {
+        let stale = match self.stored(ticket, now) {
+            Some(image) if image.is_fresh(now) => return Known::Answer(Found::Image(image)),
+            stale => stale,
+        };
+        let negative = self.negatives.get(ticket.canonical()).filter(|negative| negative.is_current(now.tick));
+        match (stale, negative) {
+            (Some(image), refused) => Known::Stale { image, refused: refused.is_some() },
+            (None, Some(negative)) => Known::Answer(Found::Negative(negative)),
+            (None, None) => Known::Nothing,
         }
-        let negative = self.negatives.get(ticket.canonical())?;
-        negative.is_current(now.tick).then_some(Found::Negative(negative))
     }
 
-    /// Keeps `image` while it can be served.
+    /// What can answer for `ticket` now without a word about staleness; asked once more before a fill starts.
+    pub fn answer(&self, ticket: &Ticket, now: Moment) -> Option<Found> {
+        match self.lookup(ticket, now) {
+            Known::Answer(found) => Some(found),
+            Known::Stale { .. } | Known::Nothing => None,
+        }
+    }
+
+    /// The image of `ticket`, fresh or stale, unless its ticket's life is over.
+    pub fn stored(&self, ticket: &Ticket, now: Moment) -> Option<Arc<Image>> {
+        self.images.get(ticket.canonical()).filter(|image| !image.has_ended(now))
+    }
+
+    /// Keeps `image` while it can be of use.
     pub fn keep_image(&self, ticket: &Ticket, image: Arc<Image>, now: Moment) {
-        let useful_for = image.freshness.left(now.tick);
-        let useful_for = image.expiry.map_or(useful_for, |expiry| useful_for.min(expiry.left(now)));
         self.negatives.remove(ticket.canonical());
-        let bytes = image.bytes();
+        let (bytes, useful_for) = (image.bytes(), image.useful_for(now));
         self.images.put(Arc::clone(ticket.key()), image, bytes, useful_for);
+    }
+
+    /// Forgets an image that must not be shown any more.
+    pub fn forget_image(&self, ticket: &Ticket) {
+        self.images.remove(ticket.canonical());
     }
 
     /// Remembers a refusal; the image that it contradicts goes (S24).

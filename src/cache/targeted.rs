@@ -1,19 +1,16 @@
 //! `CDN-Cache-Control` (RFC 9213): what an origin says to caches like us alone. A valid one stands for `Cache-Control` and
 //! `Expires` entirely; one that is no structured dictionary (RFC 9651), or empty, is as good as absent. Pure.
 
-use std::time::Duration;
-
 use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
-use super::control::{Control, LONGEST_LIFETIME};
+use super::control::{Control, Seconds};
 
 const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
 /// The directives meant for us; `None` when `Cache-Control` counts.
 pub fn control(headers: &HeaderMap) -> Option<Control> {
-    let lines: Option<Vec<&str>> =
-        headers.get_all(CDN_CACHE_CONTROL).iter().map(|line| line.to_str().ok()).collect();
+    let lines: Option<Vec<&str>> = headers.get_all(CDN_CACHE_CONTROL).iter().map(|line| line.to_str().ok()).collect();
     let whole = lines.filter(|lines| !lines.is_empty())?.join(", ");
     let directives: Dictionary = Parser::new(&whole).parse().ok()?;
     if directives.is_empty() {
@@ -44,7 +41,7 @@ fn apply(control: &mut Control, name: &str, value: &ListEntry) {
 }
 
 /// Whole seconds; a value of another type, or a negative one, is stale at once.
-fn lifetime(value: &ListEntry) -> Duration {
+fn lifetime(value: &ListEntry) -> Seconds {
     let seconds = match value {
         ListEntry::Item(item) => match item.bare_item {
             BareItem::Integer(seconds) => u64::try_from(i64::from(seconds)).unwrap_or(0),
@@ -52,7 +49,7 @@ fn lifetime(value: &ListEntry) -> Duration {
         },
         ListEntry::InnerList(_) => 0,
     };
-    Duration::from_secs(seconds.min(LONGEST_LIFETIME))
+    Seconds::saturating(seconds)
 }
 
 /// `?0` takes a directive back; field names (a string or a list) count as the bare directive.
@@ -72,8 +69,9 @@ mod tests {
         control(&lines.iter().map(line).collect())
     }
 
-    fn seconds(n: u64) -> Option<Duration> {
-        Some(Duration::from_secs(n))
+    #[expect(clippy::unnecessary_wraps, reason = "reads as what it is compared with")]
+    fn seconds(n: u64) -> Option<Seconds> {
+        Some(Seconds::saturating(n))
     }
 
     /// RFC 9213 §2.1.
@@ -82,7 +80,11 @@ mod tests {
         let control = read(&["max-age=60, no-cache", "stale-if-error=30;x=1, unknown=(1 2)"]).unwrap();
         assert_eq!((control.max_age, control.stale_if_error), (seconds(60), seconds(30)));
         assert!(control.no_cache && !control.no_store);
-        assert_eq!(read(&["max-age=1, max-age=2"]).unwrap().max_age, seconds(2), "of a key given twice the last counts");
+        assert_eq!(
+            read(&["max-age=1, max-age=2"]).unwrap().max_age,
+            seconds(2),
+            "of a key given twice the last counts"
+        );
         assert!(read(&["private=\"x-a\""]).unwrap().private);
         assert!(!read(&["no-store=?0, max-age=1"]).unwrap().no_store);
     }
@@ -90,7 +92,16 @@ mod tests {
     /// RFC 9213 §2.2: the first valid, non-empty targeted field counts, else Cache-Control.
     #[test]
     fn what_is_no_dictionary_is_as_good_as_absent() {
-        for bad in ["", "max-age=", "Max-Age=60", "max-age=60,", "max-age = 60", "max-age=60 no-store", "\u{e9}", "max-age=\"60"] {
+        for bad in [
+            "",
+            "max-age=",
+            "Max-Age=60",
+            "max-age=60,",
+            "max-age = 60",
+            "max-age=60 no-store",
+            "\u{e9}",
+            "max-age=\"60",
+        ] {
             assert_eq!(read(&[bad]), None, "{bad}");
         }
         assert_eq!(read(&[]), None);
@@ -99,10 +110,11 @@ mod tests {
 
     #[test]
     fn values_of_another_type_are_stale_at_once() {
-        for bad in ["max-age", "max-age=\"60\"", "max-age=1.5", "max-age=-1", "max-age=(60)", "max-age=?1", "max-age=x"] {
+        for bad in ["max-age", "max-age=\"60\"", "max-age=1.5", "max-age=-1", "max-age=(60)", "max-age=?1", "max-age=x"]
+        {
             assert_eq!(read(&[bad]).unwrap().max_age, seconds(0), "{bad}");
         }
-        assert_eq!(read(&["max-age=999999999999999"]).unwrap().max_age, seconds(LONGEST_LIFETIME));
+        assert_eq!(read(&["max-age=999999999999999"]).unwrap().max_age, seconds(1 << 31));
     }
 
     proptest! {

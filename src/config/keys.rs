@@ -68,6 +68,9 @@ fn cache(from: &mut Settings, config: &mut Config) {
     from.set(&mut config.cache.max_image, "cache.max_image", size(IMAGE));
     from.set(&mut config.cache.default_ttl, "cache.default_ttl", duration(LIFETIME));
     from.set(&mut config.cache.negative_ttl, "cache.negative_ttl", duration(SHORT_LIFETIME));
+    let grace = &mut config.cache.grace;
+    from.set(&mut grace.while_revalidate, "cache.stale_while_revalidate", duration(LIFETIME));
+    from.set(&mut grace.if_error, "cache.stale_if_error", duration(LIFETIME));
     from.set(&mut config.tickets.strict, "tickets.strict", boolean);
 }
 

@@ -68,6 +68,8 @@ memory = "1GiB"
 max_image = "64KiB"
 default_ttl = "0s"
 negative_ttl = "1m 30s"
+stale_while_revalidate = "1h"
+stale_if_error = "2h"
 
 [tickets]
 strict = true
@@ -216,7 +218,10 @@ fn all_mistakes_are_told_at_once_with_their_lines() {
     assert_eq!(told[0], "1: unknown key listn; did you mean listen?");
     assert!(told[1].starts_with("2: drain: 5 is no time; valid: a time with its unit"), "{}", told[1]);
     assert!(told[2].starts_with("4: cache.memory: \"lots\" is no size; valid: bytes"), "{}", told[2]);
-    assert_eq!(told[3], "5: unknown key cache.colour; valid in [cache]: default_ttl, max_image, memory, negative_ttl");
+    assert_eq!(
+        told[3],
+        "5: unknown key cache.colour; valid in [cache]: default_ttl, max_image, memory, negative_ttl, stale_if_error, stale_while_revalidate"
+    );
     assert!(told[4].starts_with("7: origin.first_byte_timeout is longer than origin.fill_timeout"), "{}", told[4]);
     assert!(told[5].starts_with("8: unknown key nonsense"), "{}", told[5]);
 }
@@ -277,7 +282,7 @@ fn mistakes_in_the_environment_and_on_the_command_line_are_named() {
 
 #[test]
 fn keys_of_later_versions_are_unknown_until_they_mean_something() {
-    let told = mistakes("proxy_protocol = true\n[tls]\nlisten = \"127.0.0.1:1\"\n[cache]\nstale_if_error = \"30d\"\n");
+    let told = mistakes("proxy_protocol = true\n[tls]\nlisten = \"127.0.0.1:1\"\n[tickets]\nallow = \"own\"\n");
     assert_eq!(told.len(), 3, "{told:#?}");
 }
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 
-use crate::cache::control::Control;
-use crate::cache::entry::{Image, Instead, Negative, Passed};
+use crate::cache::directives::Directives;
+use crate::cache::entry::{Image, Instead, Life, Negative, Passed, Validators};
 use crate::cache::expiry::Expiry;
 use crate::cache::format::Format;
-use crate::cache::freshness::Freshness;
+use crate::cache::freshness::{Exchange, Freshness};
+use crate::cache::grace::Grace;
 use crate::moment::Moment;
 use crate::origin::{Answer, Failure, Read};
 use crate::ticket::Facts;
@@ -28,6 +29,8 @@ pub struct Rules {
     pub default_ttl: Duration,
     /// `cache.negative_ttl`.
     pub negative_ttl: Duration,
+    /// `cache.stale_while_revalidate`, `cache.stale_if_error`.
+    pub grace: Grace,
 }
 
 /// When the judgement is made, and what is known of the clocks.
@@ -69,14 +72,15 @@ pub enum Storable {
     Yes,
     /// No, and browsers must not keep it either; the word says why.
     ShowOnly(&'static str),
-    /// No use: it is stale on arrival. Browsers are told so.
+    /// No: it is stale on arrival, and neither stale use nor revalidation could make use of it. Browsers are told so.
     Stale,
 }
 
-/// Judges `answer`, which came for a ticket that says `facts` of itself.
-pub fn judge(answer: Answer, facts: Option<&Facts>, rules: Rules, bench: Bench) -> Verdict {
+/// Judges `answer`, which came for a ticket that says `facts` of itself, and of which `stored` is held.
+pub fn judge(answer: Answer, facts: Option<&Facts>, stored: Option<&Image>, rules: Rules, bench: Bench) -> Verdict {
     match answer.status {
         StatusCode::OK => image(answer, facts, rules, bench),
+        StatusCode::NOT_MODIFIED => renewed(&answer, facts, stored, rules, bench),
         StatusCode::NOT_FOUND | StatusCode::GONE => Verdict::Unknown(unknown(answer, rules, bench.now)),
         status if status.is_client_error() || status.is_server_error() => Verdict::Passed(passed(answer)),
         status => Verdict::Failed(Failure::UnexpectedStatus(status), None),
@@ -94,39 +98,55 @@ fn image(answer: Answer, facts: Option<&Facts>, rules: Rules, bench: Bench) -> V
     let Some(format) = Format::of(&body) else {
         return Verdict::Failed(Failure::NotAnImage, Some(not_an_image(bench.now)));
     };
-    let control = Control::of(&headers);
-    let freshness = Freshness::of(&headers, &control, exchange, rules.default_ttl);
-    let expiry = facts.and_then(Facts::expires).map(|stated| Expiry::new(stated, bench.now, bench.skew_millis));
-    let storable = storable(&headers, &control, &freshness, expiry.as_ref(), facts, bench);
-    Verdict::Image(Arc::new(Image::new(body, format, &headers, control, freshness, expiry)), storable)
+    let life = life(&headers, Directives::of(&headers), exchange, facts, rules, bench);
+    let image = Image::new(body, format, &headers, &life);
+    let storable = storable(&headers, &image, facts, bench);
+    Verdict::Image(Arc::new(image), storable)
 }
 
-fn storable(
+/// RFC 9111 §4.3.4.
+fn renewed(answer: &Answer, facts: Option<&Facts>, stored: Option<&Image>, rules: Rules, bench: Bench) -> Verdict {
+    let unasked = Verdict::Failed(Failure::UnexpectedStatus(StatusCode::NOT_MODIFIED), None);
+    let Some(stored) = stored.filter(|stored| stored.validators() != Validators::default()) else { return unasked };
+    let said = stored.said.renewed(&answer.headers);
+    let life = life(&answer.headers, said, answer.exchange, facts, rules, bench);
+    let Some(image) = stored.renewed(&answer.headers, &life) else { return unasked };
+    let storable = storable(&answer.headers, &image, facts, bench);
+    Verdict::Image(Arc::new(image), storable)
+}
+
+fn life(
     headers: &HeaderMap,
-    control: &Control,
-    freshness: &Freshness,
-    expiry: Option<&Expiry>,
+    said: Directives,
+    exchange: Exchange,
     facts: Option<&Facts>,
+    rules: Rules,
     bench: Bench,
-) -> Storable {
+) -> Life {
+    let freshness = Freshness::of(headers, &said, exchange, rules.default_ttl);
+    let expiry = facts.and_then(Facts::expires).map(|stated| Expiry::new(stated, bench.now, bench.skew_millis));
+    Life { said, freshness, grace: Grace::of(&said.shared, rules.grace), expiry }
+}
+
+fn storable(headers: &HeaderMap, image: &Image, facts: Option<&Facts>, bench: Bench) -> Storable {
     // RFC 9111 §3, for a shared cache.
-    if control.no_store {
+    if image.said.shared.no_store {
         return Storable::ShowOnly("no-store");
     }
-    if control.private {
+    if image.said.shared.private {
         return Storable::ShowOnly("private");
     }
     // §4.1: a Vary of `*` never matches. Other members cannot matter: no client field reaches the origin.
     if varies_always(headers) {
         return Storable::ShowOnly("vary");
     }
-    if expiry.is_some_and(|expiry| expiry.is_over(bench.now)) {
+    if image.has_ended(bench.now) {
         return Storable::ShowOnly("ticket-expired");
     }
     if facts.is_some_and(|facts| is_from_the_future(facts, bench)) {
         return Storable::ShowOnly("ticket-from-the-future");
     }
-    if freshness.left(bench.now.tick).is_zero() { Storable::Stale } else { Storable::Yes }
+    if image.useful_for(bench.now).is_zero() { Storable::Stale } else { Storable::Yes }
 }
 
 fn varies_always(headers: &HeaderMap) -> bool {
@@ -141,9 +161,9 @@ fn is_from_the_future(facts: &Facts, bench: Bench) -> bool {
 }
 
 fn unknown(answer: Answer, rules: Rules, now: Moment) -> Negative {
-    let control = Control::of(&answer.headers);
-    let forbidden = control.no_store || control.private || varies_always(&answer.headers);
-    let freshness = Freshness::of(&answer.headers, &control, answer.exchange, rules.negative_ttl);
+    let said = Directives::of(&answer.headers);
+    let forbidden = said.shared.no_store || said.shared.private || varies_always(&answer.headers);
+    let freshness = Freshness::of(&answer.headers, &said, answer.exchange, rules.negative_ttl);
     let ttl = if forbidden { Duration::ZERO } else { freshness.left(now.tick).min(rules.negative_ttl) };
     Negative { instead: Instead::Unknown(passed(answer)), until: now.tick + ttl }
 }
@@ -165,11 +185,11 @@ mod tests {
     use http::{HeaderName, HeaderValue};
 
     use super::*;
-    use crate::cache::freshness::Exchange;
     use crate::moment::{Tick, Wall};
     use crate::ticket::Validity;
 
-    const RULES: Rules = Rules { default_ttl: Duration::from_secs(60), negative_ttl: Duration::from_secs(10) };
+    const RULES: Rules =
+        Rules { default_ttl: Duration::from_secs(60), negative_ttl: Duration::from_secs(10), grace: Grace::NONE };
     const JPEG: &[u8] = b"\xff\xd8\xff\xe0\0\x10JFIF\0";
 
     fn now() -> Moment {
@@ -187,7 +207,7 @@ mod tests {
     }
 
     fn verdict(answer: Answer, facts: Option<&Facts>) -> Verdict {
-        judge(answer, facts, RULES, Bench { now: now(), skew_millis: 0 })
+        judge(answer, facts, None, RULES, Bench { now: now(), skew_millis: 0 })
     }
 
     fn storable_with(headers: &[(&'static str, &'static str)], facts: Option<&Facts>) -> Storable {

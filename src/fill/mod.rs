@@ -13,11 +13,13 @@ use flight::{Boarding, Flights, Permit, Seat};
 use judge::{Bench, Rules, Storable, Verdict};
 use tokio::runtime::Handle;
 
+use crate::cache::entry::Image;
 use crate::cache::{Cache, Found};
 use crate::clock::Clock;
 use crate::fault::{Faults, Stage};
 use crate::limit::Limits;
 use crate::metrics::Metrics;
+use crate::moment::Moment;
 use crate::origin::{Failure, Fetched, Origin};
 use crate::ticket::Ticket;
 
@@ -83,7 +85,7 @@ impl Fills {
 
     /// Joins or starts the fill of `ticket`, unless the cache has it by now.
     pub fn join_or_start(&self, ticket: &Ticket) -> Joined {
-        let look = || self.filler.cache.lookup(ticket, self.filler.clock.now());
+        let look = || self.filler.cache.answer(ticket, self.filler.clock.now());
         match self.flights.join_or_start(ticket.key(), look) {
             Boarding::Found(found) => Joined::Found(found),
             Boarding::Joined(seat) => Joined::Filling(Filling::joined(seat)),
@@ -93,6 +95,11 @@ impl Fills {
             }
             Boarding::Full => Joined::Filling(Filling { seat: None, collapsed: false }),
         }
+    }
+
+    /// Has `ticket` filled anew, unless that is under way: nobody waits for it here.
+    pub fn refresh(&self, ticket: &Ticket) {
+        drop(self.join_or_start(ticket));
     }
 
     /// How many fills are under way.
@@ -143,13 +150,15 @@ impl Filler {
         self.origin.check()?;
         self.limits.fill().await.map_err(Failure::Budget)?;
         self.faults.strike(Stage::Fetch);
-        let Fetched { answer, took } = self.origin.fetch(ticket).await?;
+        let stored = self.cache.stored(ticket, self.clock.now());
+        let validators = stored.as_deref().map(Image::validators).unwrap_or_default();
+        let Fetched { answer, took } = self.origin.fetch(ticket, &validators).await?;
         let origin_took = Some(took);
         self.metrics.origin_answered(took);
         self.faults.strike(Stage::Judge);
         let bench = Bench { now: self.clock.now(), skew_millis: self.origin.skew_millis() };
         let verdict = match answer {
-            Ok(answer) => judge::judge(answer, ticket.facts().as_ref(), self.rules, bench),
+            Ok(answer) => judge::judge(answer, ticket.facts().as_ref(), stored.as_deref(), self.rules, bench),
             Err(failure) => Verdict::Failed(failure, None),
         };
         Ok(Filled { verdict, origin_took })
@@ -161,10 +170,20 @@ impl Filler {
         let now = self.clock.now();
         match verdict {
             Verdict::Image(image, Storable::Yes) => self.cache.keep_image(ticket, Arc::clone(image), now),
-            Verdict::Unknown(negative) | Verdict::Failed(_, Some(negative)) => {
-                self.cache.keep_negative(ticket, negative.clone(), now);
-            }
-            _ => {}
+            // What was stored is superseded by what may not be.
+            Verdict::Image(..) => self.cache.forget_image(ticket),
+            Verdict::Unknown(negative) => self.cache.keep_negative(ticket, negative.clone(), now),
+            Verdict::Passed(_) | Verdict::Failed(..) => self.put_off(ticket, verdict, now),
+        }
+    }
+
+    /// A stale image stays, and is not refreshed again at once.
+    fn put_off(&self, ticket: &Ticket, verdict: &Verdict, now: Moment) {
+        if let Some(image) = self.cache.stored(ticket, now) {
+            image.retry.failed(now.tick);
+        }
+        if let Verdict::Failed(_, Some(negative)) = verdict {
+            self.cache.keep_negative(ticket, negative.clone(), now);
         }
     }
 }

@@ -23,6 +23,7 @@ use template::Template;
 use tokio::sync::Semaphore;
 pub use trust::{BadCaFile, check_ca_file};
 
+use crate::cache::entry::Validators;
 use crate::cache::{control, freshness};
 use crate::clock::Clock;
 use crate::moment::{Moment, Wall};
@@ -71,14 +72,15 @@ impl Origin {
         self.circuit.check(self.clock.tick())
     }
 
-    /// Asks for the image of `ticket`. Waits for one of `origin.max_concurrent` places, at most `origin.fill_timeout`;
-    /// then the exchange has deadlines of its own. An error means that the origin was not asked.
-    pub async fn fetch(&self, ticket: &Ticket) -> Result<Fetched, Failure> {
+    /// Asks for the image of `ticket`, unless it still is what `validators` describe. Waits for one of
+    /// `origin.max_concurrent` places, at most `origin.fill_timeout`; then the exchange has deadlines of its own. An error
+    /// means that the origin was not asked.
+    pub async fn fetch(&self, ticket: &Ticket, validators: &Validators) -> Result<Fetched, Failure> {
         let place = tokio::time::timeout(self.patience, self.slots.acquire()).await.map_err(|_| Failure::Busy)?;
         let _place = place.expect("the semaphore is never closed");
         let asked = self.clock.tick();
         self.circuit.enter(asked)?;
-        let answer = self.client.fetch(|| self.template.request(ticket)).await;
+        let answer = self.client.fetch(|| self.template.request(ticket, validators)).await;
         let took = self.clock.tick().since(asked);
         Ok(Fetched { answer: self.learn(answer), took })
     }

@@ -1,9 +1,11 @@
-//! The one request that ever reaches the origin (S11). Whatever a client sent, only the ticket's canonical text enters it.
+//! The one request that ever reaches the origin (S11). Whatever a client sent, only the ticket's canonical text enters it;
+//! what the origin itself gave to recognise an image by goes back to it.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Uri, header, uri};
 use http_body_util::Empty;
 
+use crate::cache::entry::Validators;
 use crate::ticket::Ticket;
 
 /// Who asks.
@@ -37,8 +39,8 @@ impl Template {
         }
     }
 
-    /// The request for `ticket`. `Host` (or `:authority`) is written by the client from the URI.
-    pub fn request(&self, ticket: &Ticket) -> Request<Empty<Bytes>> {
+    /// The request for `ticket`, conditional on what `validators` there are. `Host` (or `:authority`) is written by the client from the URI.
+    pub fn request(&self, ticket: &Ticket, validators: &Validators) -> Request<Empty<Bytes>> {
         let target = format!("{}?ticket={}", self.path, ticket.encoded());
         let uri = Uri::builder()
             .scheme(self.scheme.clone())
@@ -46,7 +48,7 @@ impl Template {
             .path_and_query(target)
             .build()
             .expect("a valid path and a percent-encoded query");
-        Request::builder()
+        let mut request = Request::builder()
             .method(Method::GET)
             .uri(uri)
             .header(header::USER_AGENT, USER_AGENT)
@@ -54,6 +56,10 @@ impl Template {
             .header(header::ACCEPT_ENCODING, ACCEPT_ENCODING)
             .header(header::VIA, VIA)
             .body(Empty::new())
-            .expect("constant header fields are valid")
+            .expect("constant header fields are valid");
+        let Validators { etag, last_modified } = validators.clone();
+        request.headers_mut().extend(etag.map(|etag| (header::IF_NONE_MATCH, etag)));
+        request.headers_mut().extend(last_modified.map(|at| (header::IF_MODIFIED_SINCE, at)));
+        request
     }
 }

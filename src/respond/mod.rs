@@ -183,7 +183,7 @@ fn answer(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> 
 
 fn tell_lifetime(headers: &mut HeaderMap, image: &Image, now: Moment) {
     let told = Downstream::of(&image.freshness, image.expiry.as_ref(), now);
-    headers.insert(header::CACHE_CONTROL, told.cache_control(&image.control));
+    headers.insert(header::CACHE_CONTROL, told.cache_control(&image.said.downstream));
     headers.insert(header::AGE, HeaderValue::from(told.age));
     headers.insert(header::DATE, http_date(told.date));
     headers.insert(header::EXPIRES, http_date(told.expires()));

@@ -126,8 +126,20 @@ mod tests {
     #[test]
     fn several_ranges_other_units_and_rubbish_get_the_whole() {
         for range in [
-            "", "bytes", "bytes=", "bytes=-", "bytes=a-b", "bytes=1-0", "bytes=0-1,2-3", "bytes=0-1, ", "bytes=+1-2",
-            "bytes=0 - 1", "lines=0-1", "bytes=0-1-2", "bytes=\u{e9}-1", "0-1",
+            "",
+            "bytes",
+            "bytes=",
+            "bytes=-",
+            "bytes=a-b",
+            "bytes=1-0",
+            "bytes=0-1,2-3",
+            "bytes=0-1, ",
+            "bytes=+1-2",
+            "bytes=0 - 1",
+            "lines=0-1",
+            "bytes=0-1-2",
+            "bytes=\u{e9}-1",
+            "0-1",
         ] {
             assert_eq!(part(range), Part::Whole, "{range}");
         }

@@ -16,4 +16,5 @@ mod limits;
 mod origin_request;
 mod origin_trouble;
 mod server;
+mod stale;
 mod tls_origin;
