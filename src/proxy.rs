@@ -31,7 +31,7 @@ use crate::metrics::Reading;
 use crate::reply::{Answered, Refusal, Reply};
 use crate::respond::{Asked, Responder};
 use crate::route::{self, Route, Routes};
-use crate::ticket::Ticket;
+use crate::ticket::{Expired, Ticket};
 
 /// How long somebody waits for the origin who could be shown a stale image (S23).
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -55,6 +55,8 @@ pub struct Shared {
     pub limits: Arc<Limits>,
     /// `tickets.strict`.
     pub strict: bool,
+    /// `tickets.expired`.
+    pub expired: Expired,
     /// Images and refusals.
     pub cache: Arc<Cache>,
     /// Fetches what is not in the cache.
@@ -97,7 +99,7 @@ impl Proxy {
 
     /// Steps 3 and 4: the order is S13's.
     async fn find(&self, ticket: &Ticket, client: Client) -> Result<Reply, Refusal> {
-        let Shared { limits, cache, clock, .. } = &*self.shared;
+        let Shared { limits, cache, fills, clock, expired, .. } = &*self.shared;
         if self.shared.strict && ticket.facts().is_none() {
             return Err(Refusal::Unrecognised);
         }
@@ -109,7 +111,9 @@ impl Proxy {
                 let plan = Plan::of(&image, refused, now);
                 self.beside(image, plan, ticket, client, admitted).await
             }
-            Known::Nothing => self.fetch(ticket, client, admitted, Forward::UriMiss).await,
+            Known::Nothing if !fills.is_over(ticket) => self.fetch(ticket, client, admitted, Forward::UriMiss).await,
+            Known::Nothing if *expired == Expired::Gone => Err(Refusal::Expired),
+            Known::Nothing => self.fetch(ticket, client, admitted, Forward::Bypass).await,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::body::Body;
 use crate::cache::Found;
 use crate::cache::entry::{Image, Instead, Negative};
 use crate::cache::status::{self, Forward, Kept, Outcome};
-use crate::fill::judge::{Storable, Verdict};
+use crate::fill::judge::{EXPIRED, Storable, Verdict};
 use crate::forward::ForwardFailure;
 use crate::limit::{Admitted, Client, Refused};
 use crate::moment::Moment;
@@ -64,6 +64,8 @@ pub enum Refusal {
     BadTicket(BadTicket),
     /// `tickets.strict`.
     Unrecognised,
+    /// `tickets.expired` is `"gone"`, and the ticket's life is over.
+    Expired,
     /// A budget of the client is spent.
     Budget(Refused),
 }
@@ -154,7 +156,7 @@ impl Reply {
                 let left = image.freshness.left(now.tick);
                 Outcome::Hit { ttl: image.expiry.map_or(left, |expiry| left.min(expiry.left(now))) }
             }
-            Self::Found(Found::Negative(_), _) => Outcome::Negative,
+            Self::Found(Found::Negative(negative), _) => Outcome::Negative(negative_reason(negative)),
             Self::Stale { image, asked, detail, .. } => {
                 Outcome::Stale { staleness: image.freshness.staleness(now.tick), asked: *asked, detail }
             }
@@ -175,6 +177,7 @@ impl Reply {
                 match &negative.instead {
                     Instead::Unknown(passed) => respond.passed(asked, passed, outcome),
                     Instead::NotAnImage => respond.failure(asked, &Failure::NotAnImage, outcome),
+                    Instead::Late(image) => respond.image(asked, image, outcome, now, true),
                 }
             }
             Self::Filled { verdict: Verdict::Passed(passed), .. } => respond.passed(asked, passed, outcome),
@@ -227,6 +230,7 @@ fn negative_reason(negative: &Negative) -> &'static str {
     match negative.instead {
         Instead::Unknown(_) => "unknown-ticket",
         Instead::NotAnImage => Failure::NotAnImage.reason(),
+        Instead::Late(_) => EXPIRED,
     }
 }
 
@@ -237,7 +241,9 @@ fn miss(verdict: &Verdict, forward: Forward, collapsed: bool) -> Outcome {
         Verdict::Image(image, Storable::Stale) => (Some(image.answered_by()), Kept::NotStored("stale-on-arrival")),
         Verdict::Unknown(negative) => match &negative.instead {
             Instead::Unknown(passed) => (Some(passed.status), Kept::NotStored("unknown-ticket")),
-            Instead::NotAnImage => (Some(StatusCode::OK), Kept::NotStored(Failure::NotAnImage.reason())),
+            Instead::NotAnImage | Instead::Late(_) => {
+                (Some(StatusCode::OK), Kept::NotStored(negative_reason(negative)))
+            }
         },
         Verdict::Passed(passed) => (Some(passed.status), Kept::NotStored("origin-status")),
         Verdict::Failed(failure, _) => (failure.origin_status(), Kept::NotStored(failure.reason())),
@@ -250,6 +256,7 @@ impl Refusal {
         match self {
             Self::BadTicket(_) => StatusCode::BAD_REQUEST,
             Self::Unrecognised => StatusCode::NOT_FOUND,
+            Self::Expired => StatusCode::GONE,
             Self::Budget(_) => StatusCode::TOO_MANY_REQUESTS,
         }
     }
@@ -258,6 +265,7 @@ impl Refusal {
         match self {
             Self::BadTicket(bad) => bad.reason(),
             Self::Unrecognised => "unrecognised-ticket",
+            Self::Expired => EXPIRED,
             Self::Budget(refused) => refused.budget.name(),
         }
     }
@@ -268,6 +276,7 @@ impl std::fmt::Display for Refusal {
         match self {
             Self::BadTicket(bad) => bad.fmt(f),
             Self::Unrecognised => f.write_str("this is not a ticket that WeChat issues (tickets.strict is on)"),
+            Self::Expired => f.write_str("this ticket has expired; create a new one (tickets.expired is \"gone\")"),
             Self::Budget(_) => f.write_str("too many requests from this client; try again after Retry-After"),
         }
     }

@@ -191,6 +191,7 @@ fn share(config: &Config, around: Surroundings, metrics: &Arc<Metrics>, run: &Ru
         trust: Trust::new(&config.clients),
         limits,
         strict: config.tickets.strict,
+        expired: config.tickets.expired,
         cache,
         fills: Fills::new(filler, most_fills, run.handle().clone()),
         responder: Responder::new(Cors::new(&config.cors), config.limits.ratelimit_headers),

@@ -249,6 +249,8 @@ pub enum Instead {
     Unknown(Arc<Passed>),
     /// A 200 that was no image (S16).
     NotAnImage,
+    /// The image of a ticket whose life is over: shown for a short while, and not kept as an image (S22).
+    Late(Arc<Image>),
 }
 
 /// A negative entry.
@@ -270,6 +272,7 @@ impl Negative {
         match &self.instead {
             Instead::Unknown(passed) => passed.bytes(),
             Instead::NotAnImage => 0,
+            Instead::Late(image) => image.bytes(),
         }
     }
 }

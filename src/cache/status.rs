@@ -23,8 +23,8 @@ pub enum Outcome {
         /// The window that allowed it, or why the origin's answer was of no use.
         detail: &'static str,
     },
-    /// A remembered refusal of the origin answered.
-    Negative,
+    /// What the origin said a short while ago instead of an image to keep; the word says what.
+    Negative(&'static str),
     /// The origin was asked.
     Miss {
         /// Why.
@@ -85,7 +85,7 @@ impl Outcome {
         match self {
             Self::Hit { .. } => 0,
             Self::Stale { .. } => 1,
-            Self::Negative => 2,
+            Self::Negative(_) => 2,
             Self::Miss { forward: Forward::Stale, .. } => 5,
             Self::Miss { collapsed: false, .. } => 3,
             Self::Miss { collapsed: true, .. } => 4,
@@ -110,7 +110,7 @@ impl Outcome {
         match *self {
             Self::Hit { ttl } => drop(write!(text, "; hit; ttl={}", ttl.as_secs())),
             Self::Stale { staleness, asked, detail } => write_stale(&mut text, staleness, asked, detail),
-            Self::Negative => text.push_str("; hit; detail=negative"),
+            Self::Negative(what) => drop(write!(text, "; hit; detail={what}")),
             Self::Miss { forward, collapsed, status, kept } => write_miss(&mut text, forward, collapsed, status, kept),
             Self::Refused(reason) => drop(write!(text, "; detail={reason}")),
         }
@@ -183,7 +183,7 @@ mod tests {
         for (outcome, label) in [
             (Outcome::Hit { ttl: Duration::ZERO }, "hit"),
             (Outcome::Stale { staleness: Duration::ZERO, asked: Asked::No, detail: "x" }, "stale"),
-            (Outcome::Negative, "negative"),
+            (Outcome::Negative("x"), "negative"),
             (miss(Forward::UriMiss, false), "miss"),
             (miss(Forward::Bypass, false), "miss"),
             (miss(Forward::UriMiss, true), "collapsed"),

@@ -13,6 +13,7 @@ use super::kind::{
 use super::settings::Settings;
 use crate::limit::{ClientHeader, TellBudget};
 use crate::log::Format;
+use crate::ticket::Expired;
 
 /// A deadline of zero would end everything before it began; one beyond an hour is none.
 const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
@@ -72,6 +73,8 @@ fn cache(from: &mut Settings, config: &mut Config) {
     from.set(&mut grace.while_revalidate, "cache.stale_while_revalidate", duration(LIFETIME));
     from.set(&mut grace.if_error, "cache.stale_if_error", duration(LIFETIME));
     from.set(&mut config.tickets.strict, "tickets.strict", boolean);
+    let expired = [("ask", Expired::Ask), ("gone", Expired::Gone)];
+    from.set(&mut config.tickets.expired, "tickets.expired", choice(&expired));
 }
 
 fn limits(from: &mut Settings, config: &mut Config) {

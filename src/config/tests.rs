@@ -73,6 +73,7 @@ stale_if_error = "2h"
 
 [tickets]
 strict = true
+expired = "gone"
 
 [limits]
 client_requests = "off"

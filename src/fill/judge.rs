@@ -22,6 +22,9 @@ const NOT_AN_IMAGE_FOR: Duration = Duration::from_secs(2);
 /// A ticket created this far in our future says more about clocks than about itself (S20).
 const FUTURE: Duration = Duration::from_secs(5 * 60);
 
+/// Why the image of a ticket whose life is over is not stored.
+pub const EXPIRED: &str = "ticket-expired";
+
 /// The lifetimes that configuration sets.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules {
@@ -141,7 +144,7 @@ fn storable(headers: &HeaderMap, image: &Image, facts: Option<&Facts>, bench: Be
         return Storable::ShowOnly("vary");
     }
     if image.has_ended(bench.now) {
-        return Storable::ShowOnly("ticket-expired");
+        return Storable::ShowOnly(EXPIRED);
     }
     if facts.is_some_and(|facts| is_from_the_future(facts, bench)) {
         return Storable::ShowOnly("ticket-from-the-future");

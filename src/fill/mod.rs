@@ -13,7 +13,8 @@ use flight::{Boarding, Flights, Permit, Seat};
 use judge::{Bench, Rules, Storable, Verdict};
 use tokio::runtime::Handle;
 
-use crate::cache::entry::Image;
+use crate::cache::entry::{Image, Instead, Negative};
+use crate::cache::expiry::Expiry;
 use crate::cache::{Cache, Found};
 use crate::clock::Clock;
 use crate::fault::{Faults, Stage};
@@ -102,6 +103,11 @@ impl Fills {
         drop(self.join_or_start(ticket));
     }
 
+    /// Whether `ticket` says that its life is over.
+    pub fn is_over(&self, ticket: &Ticket) -> bool {
+        self.filler.is_over(ticket)
+    }
+
     /// How many fills are under way.
     pub fn under_way(&self) -> usize {
         self.flights.len()
@@ -148,7 +154,8 @@ impl Filler {
 
     async fn fill(&self, ticket: &Ticket) -> Result<Filled, Failure> {
         self.origin.check()?;
-        self.limits.fill().await.map_err(Failure::Budget)?;
+        let admitted = if self.is_over(ticket) { self.limits.late_fill().await } else { self.limits.fill().await };
+        admitted.map_err(Failure::Budget)?;
         self.faults.strike(Stage::Fetch);
         let stored = self.cache.stored(ticket, self.clock.now());
         let validators = stored.as_deref().map(Image::validators).unwrap_or_default();
@@ -170,11 +177,22 @@ impl Filler {
         let now = self.clock.now();
         match verdict {
             Verdict::Image(image, Storable::Yes) => self.cache.keep_image(ticket, Arc::clone(image), now),
+            Verdict::Image(image, Storable::ShowOnly(judge::EXPIRED)) => {
+                let until = now.tick + self.rules.negative_ttl;
+                let late = Negative { instead: Instead::Late(Arc::clone(image)), until };
+                self.cache.keep_negative(ticket, late, now);
+            }
             // What was stored is superseded by what may not be.
             Verdict::Image(..) => self.cache.forget_image(ticket),
             Verdict::Unknown(negative) => self.cache.keep_negative(ticket, negative.clone(), now),
             Verdict::Passed(_) | Verdict::Failed(..) => self.put_off(ticket, verdict, now),
         }
+    }
+
+    /// Whether the ticket says that its life is over, by the origin's clock.
+    fn is_over(&self, ticket: &Ticket) -> bool {
+        let end = ticket.facts().and_then(|facts| facts.expires());
+        end.is_some_and(|end| Expiry::new(end, self.clock.now(), self.origin.skew_millis()).is_over(self.clock.now()))
     }
 
     /// A stale image stays, and is not refreshed again at once.

@@ -76,6 +76,13 @@ impl Default for ClientConfig {
 }
 
 impl Policy {
+    /// A tenth of it, but one call at least.
+    #[must_use]
+    pub fn tenth(self) -> Self {
+        let burst = NonZeroU32::new(self.burst.get() / 10).unwrap_or(NonZeroU32::MIN);
+        Self { rate: self.rate / 10.0, burst, ..self }
+    }
+
     const fn new(rate: f64, burst: u32, wait: Duration) -> Self {
         Self { rate, burst: NonZeroU32::new(burst).expect("a burst is not zero"), wait }
     }

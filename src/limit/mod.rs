@@ -26,6 +26,7 @@ pub struct Limits {
     client_requests: Option<ClientBudget>,
     client_misses: Option<ClientBudget>,
     origin_fills: Option<SharedBudget>,
+    late_fills: Option<SharedBudget>,
     waiters: Waiters,
 }
 
@@ -70,6 +71,7 @@ impl Limits {
             client_requests: per_client(config.client_requests),
             client_misses: per_client(config.client_misses),
             origin_fills: config.origin_fills.map(|policy| SharedBudget::new(policy, clock)),
+            late_fills: config.origin_fills.map(|policy| SharedBudget::new(policy.tenth(), clock)),
             waiters: Waiters::new(config.max_waiters),
         }
     }
@@ -94,6 +96,16 @@ impl Limits {
         let Some(budget) = &self.origin_fills else { return Ok(Admitted::UNLIMITED) };
         let admitted = budget.admit().map_err(|refusal| refusal.by(BudgetName::OriginFills))?;
         self.wait(admitted, budget.policy(), BudgetName::OriginFills).await
+    }
+
+    /// Admits a call to the origin for a ticket whose life is over, which spends a tenth of the budget at most (S22), once
+    /// its turn has come.
+    pub async fn late_fill(&self) -> Result<Admitted, Refused> {
+        if let Some(budget) = &self.late_fills {
+            let admitted = budget.admit().map_err(|refusal| refusal.by(BudgetName::OriginFills))?;
+            self.wait(admitted, budget.policy(), BudgetName::OriginFills).await?;
+        }
+        self.fill().await
     }
 
     /// How many wait.

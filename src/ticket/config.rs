@@ -5,4 +5,16 @@
 pub struct Config {
     /// `strict`: what is not recognised as a ticket is answered 404 here, without asking the origin (S10).
     pub strict: bool,
+    /// `expired`: what becomes of a ticket whose life is over (S22).
+    pub expired: Expired,
+}
+
+/// `tickets.expired`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Expired {
+    /// The origin is asked, a tenth as often as otherwise, and its answer is shown and not stored.
+    #[default]
+    Ask,
+    /// 410 here, without asking the origin.
+    Gone,
 }

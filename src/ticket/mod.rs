@@ -11,7 +11,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-pub use config::Config;
+pub use config::{Config, Expired};
 pub use layout::{Facts, Validity, mint};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 pub use repair::{Repair, Repairs};

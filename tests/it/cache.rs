@@ -53,10 +53,9 @@ async fn a_three_second_ticket_is_not_served_from_the_cache_after_it_expired() {
     assert!(first.header("ticket-expires").is_some());
     proxy.hands.advance(Duration::from_secs(3));
     let late = proxy.image(&ticket).await;
-    assert_eq!(late.cache_status(), "ticketgate; fwd=uri-miss; fwd-status=200; detail=ticket-expired");
+    assert_eq!(late.cache_status(), "ticketgate; fwd=bypass; fwd-status=200; detail=ticket-expired");
     assert_eq!(late.header("cache-control"), Some("no-store"));
-    assert_eq!(proxy.image(&ticket).await.cache_status(), late.cache_status(), "it was not stored either");
-    assert_eq!(origin.count(), 3);
+    assert_eq!(origin.count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -142,8 +141,8 @@ async fn without_a_word_of_the_origin_the_default_counts() {
     let ticket = tickets::permanent(1);
     assert_eq!(proxy.image(&ticket).await.header("cache-control"), Some("public, max-age=7"));
     proxy.hands.advance(Duration::from_secs(8));
-    proxy.image(&ticket).await;
-    assert_eq!(origin.count(), 2);
+    assert!(proxy.image(&ticket).await.cache_status().contains("ttl=-"), "stale");
+    origin.has_been_asked(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,4 +235,68 @@ async fn the_clock_may_show_any_year() {
             assert_eq!(proxy.image(&ticket).await.status, 200, "{shift} years");
         }
     }
+}
+
+/// S22.
+#[tokio::test(flavor = "multi_thread")]
+async fn past_its_expiry_a_ticket_is_asked_for_shared_remembered_and_never_stored() {
+    let origin = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::before(&origin);
+    let ticket = tickets::temporary(1, Duration::from_secs(3));
+    proxy.hands.advance(Duration::from_secs(4));
+    origin.hold();
+    let asking: Vec<_> = (0..5)
+        .map(|_| {
+            let (address, target) = (proxy.address(), tickets::target(&ticket));
+            tokio::spawn(async move { crate::support::client::Connection::open(address).await.get(&target, "").await })
+        })
+        .collect();
+    crate::support::eventually("all wait for one fill", || proxy.running.reading().waiting_for_fills == 5).await;
+    origin.release();
+    for answer in asking {
+        let answer = answer.await.unwrap();
+        assert_eq!((answer.status, answer.header("cache-control")), (200, Some("no-store")));
+        let expected = "ticketgate; fwd=bypass; fwd-status=200";
+        assert!(answer.cache_status().starts_with(expected), "{}", answer.cache_status());
+        assert!(answer.cache_status().ends_with("; detail=ticket-expired"), "{}", answer.cache_status());
+    }
+    let remembered = proxy.image(&ticket).await;
+    assert_eq!(remembered.cache_status(), "ticketgate; hit; detail=ticket-expired");
+    assert_eq!((remembered.body.as_slice(), remembered.header("cache-control")), (jpeg().as_slice(), Some("no-store")));
+    assert_eq!((origin.count(), proxy.running.reading().image_entries), (1, 0));
+    proxy.hands.advance(Duration::from_secs(10));
+    proxy.image(&ticket).await;
+    assert_eq!(origin.count(), 2, "for negative_ttl and no longer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asks_past_expiry_spend_a_tenth_of_the_origins_budget() {
+    let origin = Origin::answering(Answer::of(404, "", b"")).await;
+    let proxy = Proxy::with(&origin, |config| {
+        let burst = 20.try_into().unwrap();
+        config.limits.origin_fills = Some(ticketgate::limit::Policy { rate: 0.01, burst, wait: Duration::ZERO });
+    });
+    let expired: Vec<_> = (0..5).map(|number| tickets::temporary(number, Duration::from_secs(1))).collect();
+    proxy.hands.advance(Duration::from_secs(2));
+    let mut statuses = Vec::new();
+    for ticket in &expired {
+        statuses.push(proxy.image(ticket).await.status);
+    }
+    assert_eq!(statuses, [404, 404, 503, 503, 503]);
+    assert_eq!(proxy.image(&tickets::permanent(9)).await.status, 404, "living tickets have the rest");
+    assert_eq!(origin.count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expired_tickets_may_be_gone_without_asking() {
+    let origin = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::with(&origin, |config| config.tickets.expired = ticketgate::ticket::Expired::Gone);
+    let ticket = tickets::temporary(1, Duration::from_secs(60));
+    assert_eq!(proxy.image(&ticket).await.status, 200);
+    proxy.hands.advance(Duration::from_secs(61));
+    let gone = proxy.image(&ticket).await;
+    assert_eq!((gone.status, gone.cache_status()), (410, "ticketgate; detail=ticket-expired"));
+    assert!(gone.text().contains("create a new one"), "{}", gone.text());
+    assert_eq!(origin.count(), 1);
+    assert_eq!(proxy.image(&tickets::permanent(2)).await.status, 200, "a permanent one is never gone");
 }
