@@ -15,7 +15,7 @@ use super::format::Format;
 use super::freshness::Freshness;
 use super::grace::Grace;
 use super::retry::Retry;
-use crate::moment::{Moment, Tick};
+use crate::moment::{Moment, Tick, Wall};
 
 /// Bytes of one field that are kept of the origin's head; no entity tag, date or media type needs more.
 const LONGEST_FIELD: usize = 256;
@@ -128,6 +128,12 @@ impl Image {
     /// The entity tag that is served: the origin's, or ours.
     pub fn etag(&self) -> &ETag {
         &self.etag
+    }
+
+    /// When the origin says that the picture was last changed.
+    pub fn last_modified(&self) -> Option<Wall> {
+        let stated = self.own_fields.iter().find(|(name, _)| *name == header::LAST_MODIFIED);
+        stated.and_then(|(_, at)| super::freshness::http_date(at))
     }
 
     /// Bytes of the picture and of its head.
@@ -281,7 +287,6 @@ impl Negative {
 mod tests {
     use super::super::freshness::Exchange;
     use super::*;
-    use crate::moment::Wall;
 
     /// A head as hyper hands it over: every value is a slice of the one buffer that was read into.
     fn head(fields: &[(HeaderName, &str)]) -> (Bytes, HeaderMap) {

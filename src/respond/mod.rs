@@ -1,18 +1,20 @@
 //! Answers on the image route, built from an allow-list and never copied (S25): nothing of the origin's head passes but
-//! what is named here.
+//! what is named here. What of an image is sent is decided by [`conditional`] and [`range`], in this order (S26).
 
 pub mod conditional;
 pub mod config;
 pub mod cors;
 pub mod range;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
+use conditional::Stored;
 pub use config::CorsConfig;
 use cors::Cors;
-use headers::{Header, IfNoneMatch};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use range::{Part, content_range, unsatisfied_range};
 
 use crate::body::Body;
 use crate::cache::downstream::{Downstream, http_date};
@@ -32,6 +34,7 @@ const TICKET_EXPIRES: HeaderName = HeaderName::from_static("ticket-expires");
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+const BYTES: HeaderValue = HeaderValue::from_static("bytes");
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
 /// The part of a request that shapes the answer.
@@ -56,7 +59,8 @@ impl Responder {
         Self { cors, tell_budget }
     }
 
-    /// Shows `image`, or says that the client has it already (304). With `show_only` nobody may keep it.
+    /// Shows `image`, the part of it that is asked for, or says that the client has it already (304). With `show_only`
+    /// nobody may keep it: what is of no use later is shown whole.
     pub fn image(
         &self,
         asked: Asked<'_>,
@@ -67,17 +71,19 @@ impl Responder {
     ) -> Response<Body> {
         let mut headers = HeaderMap::with_capacity(24);
         headers.extend(image.head().cloned());
-        if show_only {
-            headers.insert(header::CACHE_CONTROL, NO_STORE);
-        } else {
-            tell_lifetime(&mut headers, image, now);
-        }
         self.cors.allow(asked.headers, &mut headers);
         headers.insert(CACHE_STATUS, outcome.field());
-        if has_already(asked.headers, image) {
-            return not_modified(headers);
+        if show_only {
+            headers.insert(header::CACHE_CONTROL, NO_STORE);
+            return answer(StatusCode::OK, headers, asked.body(image.body.clone()));
         }
-        answer(StatusCode::OK, headers, asked.body(image.body.clone()))
+        tell_lifetime(&mut headers, image, now);
+        match wanted(asked, image) {
+            None => not_modified(headers),
+            Some(Part::Whole) => whole(headers, asked.body(image.body.clone())),
+            Some(Part::Bytes(bytes)) => part(headers, &image.body, bytes),
+            Some(Part::Unsatisfiable) => self.unsatisfiable(asked, image.body.len(), outcome),
+        }
     }
 
     /// Passes on what the origin said instead of an image (S17). Our own text stands in for a body that
@@ -136,6 +142,14 @@ impl Responder {
         answer(StatusCode::NO_CONTENT, headers, Body::Empty)
     }
 
+    /// RFC 9110 §15.5.17.
+    fn unsatisfiable(&self, asked: Asked<'_>, length: usize, outcome: &Outcome) -> Response<Body> {
+        let mut headers = self.error_head(asked, outcome);
+        headers.insert(header::CONTENT_RANGE, unsatisfied_range(length));
+        let text = format!("the image has no such bytes; it has {length}, the first of which is 0");
+        plain(StatusCode::RANGE_NOT_SATISFIABLE, headers, asked, &text)
+    }
+
     fn error_head(&self, asked: Asked<'_>, outcome: &Outcome) -> HeaderMap {
         let mut headers = self.own_head(asked);
         headers.insert(CACHE_STATUS, outcome.field());
@@ -190,13 +204,28 @@ fn tell_lifetime(headers: &mut HeaderMap, image: &Image, now: Moment) {
     headers.extend(image.expiry.map(|expiry| (TICKET_EXPIRES, http_date(expiry.stated))));
 }
 
-/// RFC 9110 §13.1.2, with the weak comparison; a malformed list is as good as none.
-fn has_already(asked: &HeaderMap, image: &Image) -> bool {
-    let mut lines = asked.get_all(header::IF_NONE_MATCH).iter().peekable();
-    if lines.peek().is_none() {
-        return false;
+/// RFC 9110 §13.2.2: conditions go before the range. `None` when the client has the image already.
+fn wanted(asked: Asked<'_>, image: &Image) -> Option<Part> {
+    let stored = Stored { etag: image.etag(), last_modified: image.last_modified(), date: image.freshness.date() };
+    if stored.is_known(asked.headers) {
+        return None;
     }
-    IfNoneMatch::decode(&mut lines).is_ok_and(|condition| !condition.precondition_passes(image.etag()))
+    // §14.2: ranges are defined for GET alone.
+    let in_parts = asked.method == Method::GET && stored.allows_part(asked.headers);
+    Some(if in_parts { Part::of(asked.headers, image.body.len()) } else { Part::Whole })
+}
+
+fn whole(mut headers: HeaderMap, body: Body) -> Response<Body> {
+    headers.insert(header::ACCEPT_RANGES, BYTES);
+    answer(StatusCode::OK, headers, body)
+}
+
+/// RFC 9110 §15.3.7.1. The part shares the bytes of the whole.
+fn part(mut headers: HeaderMap, image: &Bytes, bytes: Range<usize>) -> Response<Body> {
+    headers.insert(header::ACCEPT_RANGES, BYTES);
+    headers.insert(header::CONTENT_RANGE, content_range(&bytes, image.len()));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+    answer(StatusCode::PARTIAL_CONTENT, headers, Body::Bytes(image.slice(bytes)))
 }
 
 /// RFC 9110 §15.4.5: the fields that a cache needs to renew what it has, without those of a body.
@@ -210,3 +239,6 @@ fn not_modified(mut headers: HeaderMap) -> Response<Body> {
 fn whole_seconds(duration: Duration) -> HeaderValue {
     HeaderValue::from((duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1))
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use crate::support::origin::{Answer, Origin, jpeg};
 use crate::support::proxy::Proxy;
 use crate::support::tickets;
 
-const ALLOWED: [&str; 17] = [
+const ALLOWED: [&str; 18] = [
     "content-type",
     "content-length",
     "etag",
@@ -12,6 +12,7 @@ const ALLOWED: [&str; 17] = [
     "cache-control",
     "expires",
     "age",
+    "accept-ranges",
     "date",
     "vary",
     "cache-status",

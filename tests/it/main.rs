@@ -15,6 +15,7 @@ mod forward;
 mod limits;
 mod origin_request;
 mod origin_trouble;
+mod parts;
 mod server;
 mod stale;
 mod tls_origin;
