@@ -73,7 +73,7 @@ fn hit(criterion: &mut Criterion) {
     let answer = |headers: &HeaderMap| {
         let ticket = Ticket::from_query(Some(black_box(QUERY))).expect("it is a ticket");
         let found = shared.cache.answer(&ticket, shared.clock.now()).expect("it is cached");
-        let asked = Asked { method: &Method::GET, headers };
+        let asked = Asked { method: &Method::GET, query: Some(QUERY), headers };
         Reply::found(found, Admitted::UNLIMITED).answer(asked, Some(ticket), &shared.responder, shared.clock.now())
     };
     let plain = HeaderMap::new();

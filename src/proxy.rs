@@ -72,7 +72,7 @@ impl Proxy {
     pub async fn answer(&self, request: Request<TimedBody>, peer: SocketAddr) -> Answered {
         let Shared { routes, trust, responder, .. } = &*self.shared;
         let client = trust.client(peer.ip(), request.headers());
-        let asked = Asked { method: request.method(), headers: request.headers() };
+        let asked = Asked::of(&request);
         if let Err(bad) = route::check_host(request.version(), request.uri(), request.headers()) {
             return Answered::bad_request(asked, bad, responder).by(client);
         }
@@ -87,7 +87,7 @@ impl Proxy {
     }
 
     async fn image(&self, request: &Request<TimedBody>, client: Client) -> Answered {
-        let asked = Asked { method: request.method(), headers: request.headers() };
+        let asked = Asked::of(request);
         let ticket = Ticket::from_query(request.uri().query()); // 2
         let reply = match &ticket {
             Ok(ticket) => self.find(ticket, client).await,

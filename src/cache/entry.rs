@@ -130,6 +130,11 @@ impl Image {
         &self.etag
     }
 
+    /// The format of the picture.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
     /// When the origin says that the picture was last changed.
     pub fn last_modified(&self) -> Option<Wall> {
         let stated = self.own_fields.iter().find(|(name, _)| *name == header::LAST_MODIFIED);

@@ -34,6 +34,16 @@ impl Format {
             [fields("image/jpeg"), fields("image/png"), fields("image/gif"), fields("image/webp")];
         &FIELDS[self as usize]
     }
+
+    /// The extension of a file in it.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Jpeg => "jpg",
+            Self::Png => "png",
+            Self::Gif => "gif",
+            Self::WebP => "webp",
+        }
+    }
 }
 
 const fn fields(content_type: &'static str) -> [(HeaderName, HeaderValue); 3] {

@@ -4,6 +4,7 @@
 pub mod conditional;
 pub mod config;
 pub mod cors;
+pub mod download;
 pub mod range;
 
 use std::ops::Range;
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use conditional::Stored;
 pub use config::CorsConfig;
 use cors::Cors;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use range::{Part, content_range, unsatisfied_range};
 
 use crate::body::Body;
@@ -42,6 +43,8 @@ const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=ut
 pub struct Asked<'a> {
     /// `GET` or `HEAD`.
     pub method: &'a Method,
+    /// Its raw query.
+    pub query: Option<&'a str>,
     /// Its header fields.
     pub headers: &'a HeaderMap,
 }
@@ -75,14 +78,21 @@ impl Responder {
         headers.insert(CACHE_STATUS, outcome.field());
         if show_only {
             headers.insert(header::CACHE_CONTROL, NO_STORE);
+            save_as(&mut headers, asked, image);
             return answer(StatusCode::OK, headers, asked.body(image.body.clone()));
         }
         tell_lifetime(&mut headers, image, now);
-        match wanted(asked, image) {
-            None => not_modified(headers),
-            Some(Part::Whole) => whole(headers, asked.body(image.body.clone())),
-            Some(Part::Bytes(bytes)) => part(headers, &image.body, bytes),
-            Some(Part::Unsatisfiable) => self.unsatisfiable(asked, image.body.len(), outcome),
+        let bytes = match wanted(asked, image) {
+            None => return not_modified(headers),
+            Some(Part::Unsatisfiable) => return self.unsatisfiable(asked, image.body.len(), outcome),
+            Some(Part::Whole) => None,
+            Some(Part::Bytes(bytes)) => Some(bytes),
+        };
+        save_as(&mut headers, asked, image);
+        headers.insert(header::ACCEPT_RANGES, BYTES);
+        match bytes {
+            None => answer(StatusCode::OK, headers, asked.body(image.body.clone())),
+            Some(bytes) => part(headers, &image.body, bytes),
         }
     }
 
@@ -166,7 +176,12 @@ impl Responder {
     }
 }
 
-impl Asked<'_> {
+impl<'a> Asked<'a> {
+    /// That part of `request`.
+    pub fn of<B>(request: &'a Request<B>) -> Self {
+        Self { method: request.method(), query: request.uri().query(), headers: request.headers() }
+    }
+
     /// RFC 9110 §9.3.2: a HEAD gets the head alone.
     fn body(&self, bytes: Bytes) -> Body {
         if self.method == Method::HEAD { Body::Empty } else { Body::Bytes(bytes) }
@@ -178,7 +193,7 @@ pub fn text(method: &Method, status: StatusCode, text: &str) -> Response<Body> {
     let mut headers = HeaderMap::with_capacity(8);
     headers.insert(header::CACHE_CONTROL, NO_STORE);
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    plain(status, headers, Asked { method, headers: &HeaderMap::new() }, text)
+    plain(status, headers, Asked { method, query: None, headers: &HeaderMap::new() }, text)
 }
 
 fn plain(status: StatusCode, mut headers: HeaderMap, asked: Asked<'_>, text: &str) -> Response<Body> {
@@ -215,14 +230,13 @@ fn wanted(asked: Asked<'_>, image: &Image) -> Option<Part> {
     Some(if in_parts { Part::of(asked.headers, image.body.len()) } else { Part::Whole })
 }
 
-fn whole(mut headers: HeaderMap, body: Body) -> Response<Body> {
-    headers.insert(header::ACCEPT_RANGES, BYTES);
-    answer(StatusCode::OK, headers, body)
+fn save_as(headers: &mut HeaderMap, asked: Asked<'_>, image: &Image) {
+    let disposition = download::disposition(asked.query, image.format().extension());
+    headers.extend(disposition.map(|value| (header::CONTENT_DISPOSITION, value)));
 }
 
 /// RFC 9110 §15.3.7.1. The part shares the bytes of the whole.
 fn part(mut headers: HeaderMap, image: &Bytes, bytes: Range<usize>) -> Response<Body> {
-    headers.insert(header::ACCEPT_RANGES, BYTES);
     headers.insert(header::CONTENT_RANGE, content_range(&bytes, image.len()));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
     answer(StatusCode::PARTIAL_CONTENT, headers, Body::Bytes(image.slice(bytes)))

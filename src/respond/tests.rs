@@ -33,9 +33,13 @@ fn image() -> Image {
 }
 
 fn answer_to(method: &Method, lines: &[(HeaderName, &str)], show_only: bool) -> Response<Body> {
+    answer_with("ticket=x", method, lines, show_only)
+}
+
+fn answer_with(query: &str, method: &Method, lines: &[(HeaderName, &str)], show_only: bool) -> Response<Body> {
     let responder = Responder::new(Cors::Any, TellBudget::Refusals);
     let headers = headers(lines);
-    let asked = Asked { method, headers: &headers };
+    let asked = Asked { method, query: Some(query), headers: &headers };
     responder.image(asked, &image(), &Outcome::Hit { ttl: Duration::from_secs(93) }, at(7), show_only)
 }
 
@@ -169,4 +173,22 @@ fn a_part_shares_the_bytes_of_the_whole() {
     let response = part(image, &body, 4..6);
     let Body::Bytes(sent) = response.body() else { panic!("bytes") };
     assert_eq!(sent.as_ptr(), body[4..].as_ptr());
+}
+
+/// S26: on an image or a part of one, and on nothing else.
+#[test]
+fn what_is_to_be_saved_is_an_attachment() {
+    let name = |method, lines: &[_], show_only| {
+        let response = answer_with("download=a", method, lines, show_only);
+        let name = response.headers().get(header::CONTENT_DISPOSITION).cloned();
+        (response.status().as_u16(), name)
+    };
+    let attached = Some(HeaderValue::from_static("attachment; filename=\"a.jpg\""));
+    assert_eq!(name(&Method::GET, &[], false), (200, attached.clone()));
+    assert_eq!(name(&Method::GET, &[], true), (200, attached.clone()));
+    assert_eq!(name(&Method::HEAD, &[], false), (200, attached.clone()));
+    assert_eq!(name(&Method::GET, &[range("bytes=0-1")], false), (206, attached));
+    assert_eq!(name(&Method::GET, &[range("bytes=99-")], false), (416, None));
+    assert_eq!(name(&Method::GET, &[(header::IF_NONE_MATCH, "*")], false), (304, None));
+    assert_eq!(get(&[]).headers().get(header::CONTENT_DISPOSITION), None);
 }

@@ -95,6 +95,34 @@ async fn a_head_on_a_miss_fills_the_whole_image_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_download_has_a_name_and_is_the_same_image_to_the_origin_and_the_cache() {
+    let origin = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::before(&origin);
+    let target = tickets::target(&tickets::permanent(1));
+    let mut connection = proxy.connect().await;
+    let poster = "attachment; filename=\"qrcode.jpg\"; filename*=UTF-8''%E6%B5%B7%E6%8A%A5.jpg";
+    let asks = [
+        ("GET", "&download=%E6%B5%B7%E6%8A%A5.png", "", 200, Some(poster)),
+        ("GET", "&download", "", 200, Some("attachment; filename=\"qrcode.jpg\"")),
+        ("HEAD", "&download=a", "", 200, Some("attachment; filename=\"a.jpg\"")),
+        ("GET", "&download=a", "Range: bytes=0-1\r\n", 206, Some("attachment; filename=\"a.jpg\"")),
+        ("GET", "&download=a%0D%0AX-Evil:%201%22", "", 200, Some("attachment; filename=\"aX-Evil 1.jpg\"")),
+        ("GET", "&download=a", "If-None-Match: *\r\n", 304, None),
+        ("GET", "&download=a", "Range: bytes=2000-\r\n", 416, None),
+        ("GET", "", "", 200, None),
+    ];
+    for (method, query, headers, status, name) in asks {
+        let answer = connection.request(method, &format!("{target}{query}"), headers).await;
+        assert_eq!((answer.status, answer.header("content-disposition")), (status, name), "{query} {headers}");
+        assert_eq!(answer.header("x-evil"), None);
+    }
+    assert_eq!(origin.count(), 1, "one image, whatever it is called");
+    assert!(!origin.heads()[0].contains("download"));
+    let refused = proxy.get("/cgi-bin/showqrcode?download=a").await;
+    assert_eq!((refused.status, refused.header("content-disposition")), (400, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn preflights_are_answered_and_other_methods_are_not_allowed() {
     let origin = Origin::answering(Answer::image()).await;
     let proxy = Proxy::before(&origin);
