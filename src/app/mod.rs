@@ -180,6 +180,7 @@ fn share(config: &Config, around: Surroundings, metrics: &Arc<Metrics>, run: &Ru
             default_ttl: config.cache.default_ttl,
             negative_ttl: config.cache.negative_ttl,
             grace: config.cache.grace,
+            pass_headers: config.cache.pass_headers.clone(),
         },
         clock: clock.clone(),
         metrics: Arc::clone(metrics),

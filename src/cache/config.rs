@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::grace::Grace;
+use super::pass_headers::PassHeaders;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -19,6 +20,8 @@ pub struct Config {
     pub negative_ttl: Duration,
     /// `stale_while_revalidate`, `stale_if_error`: how long a stale image is served where the answer does not say.
     pub grace: Grace,
+    /// `pass_headers`: which of the origin's fields pass on with an image.
+    pub pass_headers: PassHeaders,
 }
 
 impl Default for Config {
@@ -30,6 +33,7 @@ impl Default for Config {
             negative_ttl: Duration::from_secs(10),
             // A ticket's code does not change, and its expiry caps both.
             grace: Grace { while_revalidate: 30 * DAY, if_error: 30 * DAY },
+            pass_headers: PassHeaders::NONE,
         }
     }
 }

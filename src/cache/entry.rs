@@ -14,6 +14,7 @@ use super::expiry::Expiry;
 use super::format::Format;
 use super::freshness::Freshness;
 use super::grace::Grace;
+use super::pass_headers::{Field, PassHeaders};
 use super::retry::Retry;
 use crate::moment::{Moment, Tick, Wall};
 
@@ -22,6 +23,9 @@ const LONGEST_FIELD: usize = 256;
 
 /// How long an image that can be revalidated is worth its room after it became stale.
 const WORTH_REVALIDATING_FOR: Duration = Duration::from_secs(30 * 86_400);
+/// Bytes that a field which passes on costs beside its text: its place in the slice (72), and for name and value each a
+/// buffer's bookkeeping (32) and what the allocator rounds up.
+const FIELD_OVERHEAD: usize = 160;
 
 /// One QR picture with everything needed to answer for it.
 #[derive(Debug)]
@@ -44,6 +48,8 @@ pub struct Image {
     answered_by: StatusCode,
     /// As many as there are: a map would cost more than all else that is kept beside the bytes.
     own_fields: Box<[(HeaderName, HeaderValue)]>,
+    /// What `cache.pass_headers` lets pass on.
+    passed_fields: Box<[Field]>,
 }
 
 /// What is known of an image's life.
@@ -89,7 +95,8 @@ impl Image {
         let modified = last_modified(headers).or_else(|| self.field(&header::LAST_MODIFIED).cloned());
         let own_fields = describe(&self.body, &said, modified);
         let renewed = Self::build(self.body.clone(), self.format, said, etag_is_ours, own_fields, life);
-        Some(Self { answered_by: StatusCode::NOT_MODIFIED, ..renewed })
+        let passed_fields = self.passed_fields.clone();
+        Some(Self { answered_by: StatusCode::NOT_MODIFIED, passed_fields, ..renewed })
     }
 
     fn build(
@@ -102,7 +109,20 @@ impl Image {
     ) -> Self {
         let Life { said, freshness, grace, expiry } = *life;
         let (retry, answered_by) = (Retry::default(), StatusCode::OK);
-        Self { body, said, freshness, grace, expiry, retry, format, etag, etag_is_ours, answered_by, own_fields }
+        Self {
+            body,
+            said,
+            freshness,
+            grace,
+            expiry,
+            retry,
+            format,
+            etag,
+            etag_is_ours,
+            answered_by,
+            own_fields,
+            passed_fields: Box::default(),
+        }
     }
 
     /// The status of the answer that made this entry: 200, or the 304 that renewed it.
@@ -120,9 +140,16 @@ impl Image {
         self.own_fields.iter().find(|(own, _)| own == name).map(|(_, value)| value)
     }
 
+    /// With those of `headers` that `pass_headers` lets pass on; what passed on before and is not named anew stays.
+    #[must_use]
+    pub fn passing(self, pass_headers: &PassHeaders, headers: &HeaderMap) -> Self {
+        let passed_fields = pass_headers.copy(headers, &self.passed_fields);
+        Self { passed_fields, ..self }
+    }
+
     /// The header fields that never change while the entry lives.
     pub fn head(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
-        self.format.fields().iter().chain(&self.own_fields)
+        self.format.fields().iter().chain(&self.own_fields).chain(&self.passed_fields)
     }
 
     /// The entity tag that is served: the origin's, or ours.
@@ -143,7 +170,9 @@ impl Image {
 
     /// Bytes of the picture and of its head.
     pub(super) fn bytes(&self) -> usize {
-        self.body.len() + self.own_fields.iter().map(|(_, value)| value.len()).sum::<usize>()
+        let own: usize = self.own_fields.iter().map(|(_, value)| value.len()).sum();
+        let passed = self.passed_fields.iter().map(|(name, value)| FIELD_OVERHEAD + name.as_str().len() + value.len());
+        self.body.len() + own + passed.sum::<usize>()
     }
 
     /// Whether it may be served without asking the origin.
@@ -344,6 +373,23 @@ mod tests {
             ("etag", "\"abc\""),
         ];
         assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn what_passes_on_is_copied_and_weighed() {
+        let (read, headers) = head(&[(header::SERVER, "nginx"), (header::SET_COOKIE, "a=b"), (header::LINK, "<x>")]);
+        let image = image(&headers);
+        let before = image.bytes();
+        let image = image.passing(&PassHeaders::All, &headers);
+        drop(headers);
+        assert!(read.is_unique(), "60 KB would stay as long as the image");
+        let fields: HeaderMap = image.head().cloned().collect();
+        assert_eq!(
+            (&fields[header::SERVER], &fields[header::LINK]),
+            (&"nginx".parse().unwrap(), &"<x>".parse().unwrap())
+        );
+        assert!(!fields.contains_key(header::SET_COOKIE));
+        assert_eq!(image.bytes() - before, "servernginxlink<x>".len() + 2 * FIELD_OVERHEAD);
     }
 
     #[test]

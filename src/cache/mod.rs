@@ -12,6 +12,7 @@ pub mod format;
 pub mod freshness;
 pub mod grace;
 mod memory;
+pub mod pass_headers;
 pub mod retry;
 pub mod stale;
 pub mod status;

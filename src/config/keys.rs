@@ -7,8 +7,8 @@ use tracing::Level;
 
 use super::Config;
 use super::kind::{
-    address, address_or_off, app_url, boolean, budget, choice, count, duration, file, optional_path, origin_url, paths,
-    size, trusted, web_origins,
+    address, address_or_off, app_url, boolean, budget, choice, count, duration, file, optional_path, origin_url,
+    pass_headers, paths, size, trusted, web_origins,
 };
 use super::settings::Settings;
 use crate::limit::{ClientHeader, TellBudget};
@@ -72,6 +72,7 @@ fn cache(from: &mut Settings, config: &mut Config) {
     let grace = &mut config.cache.grace;
     from.set(&mut grace.while_revalidate, "cache.stale_while_revalidate", duration(LIFETIME));
     from.set(&mut grace.if_error, "cache.stale_if_error", duration(LIFETIME));
+    from.set(&mut config.cache.pass_headers, "cache.pass_headers", pass_headers);
     from.set(&mut config.tickets.strict, "tickets.strict", boolean);
     let expired = [("ask", Expired::Ask), ("gone", Expired::Gone)];
     from.set(&mut config.tickets.expired, "tickets.expired", choice(&expired));

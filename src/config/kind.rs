@@ -7,9 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use http::Uri;
+use http::{HeaderName, Uri};
 
 use super::value::{Value, Wrong};
+use crate::cache::pass_headers::{PassHeaders, barred};
 use crate::limit::{Policy, Trusted};
 
 fn wrong(is: impl Into<String>, valid: impl Into<String>) -> Wrong {
@@ -159,6 +160,31 @@ pub(super) fn web_origins(value: &Value) -> Result<Vec<String>, Wrong> {
     let origins = all(&items, |item| item.as_text().filter(is_origin).map(str::to_owned), VALID)?;
     let starred = origins.len() > 1 && origins.iter().any(|origin| origin == "*");
     if starred { Err(wrong("names more beside \"*\"", VALID)) } else { Ok(origins) }
+}
+
+/// Names of the origin's fields that may pass on, or `*`.
+pub(super) fn pass_headers(value: &Value) -> Result<PassHeaders, Wrong> {
+    const VALID: &str =
+        "a list of header fields of the origin, such as [\"server\"], or [\"*\"] alone for all that can pass";
+    let items = value.as_list().ok_or_else(|| wrong("is no list", VALID))?;
+    let is_star = |item: &Value| item.as_text() == Some("*");
+    match items.as_slice() {
+        [star] if is_star(star) => Ok(PassHeaders::All),
+        items if items.iter().any(is_star) => Err(wrong("names more beside \"*\"", VALID)),
+        items => items
+            .iter()
+            .map(field_to_pass)
+            .collect::<Result<_, _>>()
+            .map_or_else(|is| Err(wrong(is, VALID)), |names| Ok(PassHeaders::Listed(names))),
+    }
+}
+
+fn field_to_pass(item: &Value) -> Result<HeaderName, String> {
+    // A token may have a star (RFC 9110 §5.6.2), but whoever writes one means a pattern.
+    let text = item.as_text().filter(|text| !text.contains('*'));
+    let name = text.and_then(|text| HeaderName::from_bytes(text.as_bytes()).ok());
+    let name = name.ok_or_else(|| format!("contains {item}, which is no name of a field"))?;
+    barred(&name).map_or(Ok(name), |why| Err(format!("contains {item}, which never passes: it {why}")))
 }
 
 /// The app's URL: scheme and authority.

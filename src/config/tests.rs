@@ -1,8 +1,10 @@
 use std::time::Duration;
 
+use http::HeaderName;
 use tempfile::TempDir;
 
 use super::*;
+use crate::cache::pass_headers::PassHeaders;
 use crate::limit::{ClientHeader, Policy, TellBudget, Trusted};
 
 type Words<'a> = &'a [(&'a str, &'a str)];
@@ -70,6 +72,7 @@ default_ttl = "0s"
 negative_ttl = "1m 30s"
 stale_while_revalidate = "1h"
 stale_if_error = "2h"
+pass_headers = ["Server", "x-a"]
 
 [tickets]
 strict = true
@@ -124,6 +127,8 @@ fn every_key_of_a_file_is_read() {
     assert_eq!(config.forward.first_byte_timeout, Duration::from_secs(5));
     assert_eq!((config.cache.memory, config.cache.max_image), (1 << 30, 1 << 16));
     assert_eq!(config.cache.negative_ttl, Duration::from_secs(90));
+    let passing = ["server", "x-a"].map(HeaderName::from_static).to_vec();
+    assert_eq!(config.cache.pass_headers, PassHeaders::Listed(passing));
     assert!(config.tickets.strict);
     assert_eq!(config.limits.client_requests, None);
     let policy = |rate, burst: u32, wait| Policy { rate, burst: burst.try_into().unwrap(), wait };
@@ -186,6 +191,7 @@ fn the_environment_says_lists_and_budgets_in_one_word() {
         ("TICKETGATE_LIMITS_MAX_WAITERS", "5"),
         ("TICKETGATE_TICKETS_STRICT", "true"),
         ("TICKETGATE_CORS_ALLOW_ORIGINS", ""),
+        ("TICKETGATE_CACHE_PASS_HEADERS", "*"),
         // A service called `ticketgate` has Kubernetes set these; TICKETGATE_CONFIG names the file.
         ("TICKETGATE_SERVICE_HOST", "10.0.0.1"),
         ("TICKETGATE_PORT", "tcp://10.0.0.1:80"),
@@ -200,6 +206,7 @@ fn the_environment_says_lists_and_budgets_in_one_word() {
     assert_eq!(config.limits.max_waiters, 5);
     assert!(config.tickets.strict);
     assert!(config.cors.allow_origins.is_empty());
+    assert_eq!(config.cache.pass_headers, PassHeaders::All);
 }
 
 #[test]
@@ -221,7 +228,8 @@ fn all_mistakes_are_told_at_once_with_their_lines() {
     assert!(told[2].starts_with("4: cache.memory: \"lots\" is no size; valid: bytes"), "{}", told[2]);
     assert_eq!(
         told[3],
-        "5: unknown key cache.colour; valid in [cache]: default_ttl, max_image, memory, negative_ttl, stale_if_error, stale_while_revalidate"
+        "5: unknown key cache.colour; valid in [cache]: default_ttl, max_image, memory, negative_ttl, pass_headers, \
+         stale_if_error, stale_while_revalidate"
     );
     assert!(told[4].starts_with("7: origin.first_byte_timeout is longer than origin.fill_timeout"), "{}", told[4]);
     assert!(told[5].starts_with("8: unknown key nonsense"), "{}", told[5]);
@@ -349,6 +357,13 @@ fn values_out_of_range_or_of_another_kind_are_refused() {
         "[origin]\nconnect_timeout = \"0s\"",
         "[cache]\nmemory = \"1KiB\"",
         "[cache]\nmemory = -1",
+        "[cache]\npass_headers = \"server\"",
+        "[cache]\npass_headers = [1]",
+        "[cache]\npass_headers = [\"\"]",
+        "[cache]\npass_headers = [\"x a\"]",
+        "[cache]\npass_headers = [\"x-a:\"]",
+        "[cache]\npass_headers = [\"*\", \"x-a\"]",
+        "[cache]\npass_headers = [\"x-*\"]",
         "[limits]\nclient_misses = { rate = 0, burst = 1, wait = \"1s\" }",
         "[limits]\nclient_misses = { rate = 1, burst = 0, wait = \"1s\" }",
         "[limits]\nclient_misses = { rate = 1, burst = 1 }",
@@ -373,6 +388,27 @@ fn values_out_of_range_or_of_another_kind_are_refused() {
     for toml in bad {
         let told = mistakes(toml);
         assert!(told.len() == 1 && told[0].contains("; valid: "), "{toml}: {told:#?}");
+    }
+}
+
+#[test]
+fn a_field_that_can_never_pass_is_told_with_the_reason() {
+    let cases = [
+        ("Set-Cookie", "belongs to one visitor, and an image is everybody's"),
+        ("connection", "belongs to the connection to WeChat"),
+        ("content-type", "describes the bytes, which the proxy does itself"),
+        ("cdn-cache-control", "speaks to caches, which the proxy does itself: an image must not outlive its ticket"),
+        ("access-control-allow-origin", "is set by [cors]"),
+        ("x-request-id", "is the proxy's own"),
+        ("strict-transport-security", "speaks for WeChat's host, and browsers would take it for yours"),
+        ("x-accel-redirect", "is an order to the server in front of the proxy"),
+    ];
+    for (name, why) in cases {
+        let told = mistakes(&format!("[cache]\npass_headers = [\"server\", \"{name}\"]"));
+        let expected = format!(
+            "2: cache.pass_headers: [\"server\", \"{name}\"] contains \"{name}\", which never passes: it {why}; valid: "
+        );
+        assert!(told.len() == 1 && told[0].starts_with(&expected), "{told:#?}");
     }
 }
 

@@ -12,6 +12,7 @@ use crate::cache::expiry::Expiry;
 use crate::cache::format::Format;
 use crate::cache::freshness::{Exchange, Freshness};
 use crate::cache::grace::Grace;
+use crate::cache::pass_headers::PassHeaders;
 use crate::moment::Moment;
 use crate::origin::{Answer, Failure, Read};
 use crate::ticket::Facts;
@@ -25,8 +26,8 @@ const FUTURE: Duration = Duration::from_secs(5 * 60);
 /// Why the image of a ticket whose life is over is not stored.
 pub const EXPIRED: &str = "ticket-expired";
 
-/// The lifetimes that configuration sets.
-#[derive(Debug, Clone, Copy)]
+/// What configuration sets.
+#[derive(Debug, Clone)]
 pub struct Rules {
     /// `cache.default_ttl`.
     pub default_ttl: Duration,
@@ -34,6 +35,8 @@ pub struct Rules {
     pub negative_ttl: Duration,
     /// `cache.stale_while_revalidate`, `cache.stale_if_error`.
     pub grace: Grace,
+    /// `cache.pass_headers`.
+    pub pass_headers: PassHeaders,
 }
 
 /// When the judgement is made, and what is known of the clocks.
@@ -80,7 +83,7 @@ pub enum Storable {
 }
 
 /// Judges `answer`, which came for a ticket that says `facts` of itself, and of which `stored` is held.
-pub fn judge(answer: Answer, facts: Option<&Facts>, stored: Option<&Image>, rules: Rules, bench: Bench) -> Verdict {
+pub fn judge(answer: Answer, facts: Option<&Facts>, stored: Option<&Image>, rules: &Rules, bench: Bench) -> Verdict {
     match answer.status {
         StatusCode::OK => image(answer, facts, rules, bench),
         StatusCode::NOT_MODIFIED => renewed(&answer, facts, stored, rules, bench),
@@ -90,7 +93,7 @@ pub fn judge(answer: Answer, facts: Option<&Facts>, stored: Option<&Image>, rule
     }
 }
 
-fn image(answer: Answer, facts: Option<&Facts>, rules: Rules, bench: Bench) -> Verdict {
+fn image(answer: Answer, facts: Option<&Facts>, rules: &Rules, bench: Bench) -> Verdict {
     let Answer { headers, body, exchange, .. } = answer;
     let body = match body {
         Read::Whole(body) => body,
@@ -102,18 +105,19 @@ fn image(answer: Answer, facts: Option<&Facts>, rules: Rules, bench: Bench) -> V
         return Verdict::Failed(Failure::NotAnImage, Some(not_an_image(bench.now)));
     };
     let life = life(&headers, Directives::of(&headers), exchange, facts, rules, bench);
-    let image = Image::new(body, format, &headers, &life);
+    let image = Image::new(body, format, &headers, &life).passing(&rules.pass_headers, &headers);
     let storable = storable(&headers, &image, facts, bench);
     Verdict::Image(Arc::new(image), storable)
 }
 
 /// RFC 9111 §4.3.4.
-fn renewed(answer: &Answer, facts: Option<&Facts>, stored: Option<&Image>, rules: Rules, bench: Bench) -> Verdict {
+fn renewed(answer: &Answer, facts: Option<&Facts>, stored: Option<&Image>, rules: &Rules, bench: Bench) -> Verdict {
     let unasked = Verdict::Failed(Failure::UnexpectedStatus(StatusCode::NOT_MODIFIED), None);
     let Some(stored) = stored.filter(|stored| stored.validators() != Validators::default()) else { return unasked };
     let said = stored.said.renewed(&answer.headers);
     let life = life(&answer.headers, said, answer.exchange, facts, rules, bench);
     let Some(image) = stored.renewed(&answer.headers, &life) else { return unasked };
+    let image = image.passing(&rules.pass_headers, &answer.headers);
     let storable = storable(&answer.headers, &image, facts, bench);
     Verdict::Image(Arc::new(image), storable)
 }
@@ -123,7 +127,7 @@ fn life(
     said: Directives,
     exchange: Exchange,
     facts: Option<&Facts>,
-    rules: Rules,
+    rules: &Rules,
     bench: Bench,
 ) -> Life {
     let freshness = Freshness::of(headers, &said, exchange, rules.default_ttl);
@@ -163,7 +167,7 @@ fn is_from_the_future(facts: &Facts, bench: Bench) -> bool {
     facts.expires().is_some() && facts.created > theirs + FUTURE
 }
 
-fn unknown(answer: Answer, rules: Rules, now: Moment) -> Negative {
+fn unknown(answer: Answer, rules: &Rules, now: Moment) -> Negative {
     let said = Directives::of(&answer.headers);
     let forbidden = said.shared.no_store || said.shared.private || varies_always(&answer.headers);
     let freshness = Freshness::of(&answer.headers, &said, answer.exchange, rules.negative_ttl);
@@ -191,8 +195,12 @@ mod tests {
     use crate::moment::{Tick, Wall};
     use crate::ticket::Validity;
 
-    const RULES: Rules =
-        Rules { default_ttl: Duration::from_secs(60), negative_ttl: Duration::from_secs(10), grace: Grace::NONE };
+    const RULES: Rules = Rules {
+        default_ttl: Duration::from_secs(60),
+        negative_ttl: Duration::from_secs(10),
+        grace: Grace::NONE,
+        pass_headers: PassHeaders::NONE,
+    };
     const JPEG: &[u8] = b"\xff\xd8\xff\xe0\0\x10JFIF\0";
 
     fn now() -> Moment {
@@ -210,7 +218,7 @@ mod tests {
     }
 
     fn verdict(answer: Answer, facts: Option<&Facts>) -> Verdict {
-        judge(answer, facts, None, RULES, Bench { now: now(), skew_millis: 0 })
+        judge(answer, facts, None, &RULES, Bench { now: now(), skew_millis: 0 })
     }
 
     fn storable_with(headers: &[(&'static str, &'static str)], facts: Option<&Facts>) -> Storable {

@@ -39,7 +39,7 @@ pub struct Filler {
     pub origin: Origin,
     /// How often.
     pub limits: Arc<Limits>,
-    /// Lifetimes where the origin names none.
+    /// Lifetimes where the origin names none, and what passes on.
     pub rules: Rules,
     /// The time.
     pub clock: Clock,
@@ -165,7 +165,7 @@ impl Filler {
         self.faults.strike(Stage::Judge);
         let bench = Bench { now: self.clock.now(), skew_millis: self.origin.skew_millis() };
         let verdict = match answer {
-            Ok(answer) => judge::judge(answer, ticket.facts().as_ref(), stored.as_deref(), self.rules, bench),
+            Ok(answer) => judge::judge(answer, ticket.facts().as_ref(), stored.as_deref(), &self.rules, bench),
             Err(failure) => Verdict::Failed(failure, None),
         };
         Ok(Filled { verdict, origin_took })

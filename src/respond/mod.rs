@@ -231,8 +231,10 @@ fn wanted(asked: Asked<'_>, image: &Image) -> Option<Part> {
 }
 
 fn save_as(headers: &mut HeaderMap, asked: Asked<'_>, image: &Image) {
-    let disposition = download::disposition(asked.query, image.format().extension());
-    headers.extend(disposition.map(|value| (header::CONTENT_DISPOSITION, value)));
+    if let Some(disposition) = download::disposition(asked.query, image.format().extension()) {
+        // Replaces the origin's, which may have passed on.
+        headers.insert(header::CONTENT_DISPOSITION, disposition);
+    }
 }
 
 /// RFC 9110 §15.3.7.1. The part shares the bytes of the whole.

@@ -1,5 +1,8 @@
 //! The answer's shape (S3, S25, S26): nothing passes but what is on the list.
 
+use http::HeaderName;
+use ticketgate::cache::pass_headers::PassHeaders;
+
 use crate::support::origin::{Answer, Origin, jpeg};
 use crate::support::proxy::Proxy;
 use crate::support::tickets;
@@ -120,6 +123,63 @@ async fn a_download_has_a_name_and_is_the_same_image_to_the_origin_and_the_cache
     assert!(!origin.heads()[0].contains("download"));
     let refused = proxy.get("/cgi-bin/showqrcode?download=a").await;
     assert_eq!((refused.status, refused.header("content-disposition")), (400, None));
+}
+
+/// Every kind of field that an origin can send, and the names of those that may pass.
+const HEAD: &str = "Cache-Control: max-age=60\r\nServer: nginx\r\nX-Powered-By: x\r\nX-A: 1\r\nX-A: 2\r\nSet-Cookie: a=b\r\n\
+    Connection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\nTrailer: X-A\r\nAge: 7\r\nVary: Cookie\r\nPragma: no-cache\r\n\
+    CDN-Cache-Control: max-age=60\r\nAccess-Control-Allow-Origin: https://evil.example\r\nAccess-Control-Allow-Credentials: true\r\n\
+    Cache-Status: theirs; hit\r\nX-Request-Id: theirs\r\nTicket-Expires: never\r\nX-Content-Type-Options: none\r\n\
+    Cross-Origin-Resource-Policy: same-origin\r\nStrict-Transport-Security: max-age=1\r\nX-Accel-Redirect: /secret\r\n\
+    Content-Disposition: inline\r\nETag: \"theirs\"\r\n";
+
+fn passing(names: &[&'static str]) -> PassHeaders {
+    PassHeaders::Listed(names.iter().map(|name| HeaderName::from_static(name)).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_fields_that_are_named_pass_on_with_an_image_and_no_others() {
+    let cases = [
+        (passing(&["x-a", "server", "x-absent"]), &["server", "x-a"][..]),
+        (PassHeaders::All, &["server", "x-powered-by", "x-a", "content-disposition"]),
+    ];
+    for (pass_headers, names) in cases {
+        let origin = Origin::answering(Answer::image_with(HEAD)).await;
+        let proxy = Proxy::with(&origin, |config| config.cache.pass_headers = pass_headers.clone());
+        let target = tickets::target(&tickets::permanent(1));
+        let asks = [("", 200), ("", 200), ("Range: bytes=0-1\r\n", 206), ("If-None-Match: *\r\n", 304)];
+        for (headers, status) in asks {
+            let answer = proxy.get_with(&target, headers).await;
+            assert_eq!(answer.status, status);
+            for (name, _) in &answer.headers {
+                let ours = ALLOWED.contains(&name.as_str()) || name == "content-range";
+                assert!(ours || names.contains(&name.as_str()), "{pass_headers:?}: {name} leaked");
+            }
+            assert!(names.iter().all(|name| answer.headers.iter().any(|(sent, _)| sent == name)), "{pass_headers:?}");
+            assert_eq!(answer.headers.iter().filter(|(name, _)| name == "x-a").count(), 2, "a field has all its lines");
+            assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+            assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+            assert_eq!(answer.header("cross-origin-resource-policy"), Some("cross-origin"));
+            assert_eq!((answer.header("vary"), answer.header("ticket-expires")), (None, None));
+            assert_eq!(answer.header("cache-control"), Some("public, max-age=60"));
+            assert!(answer.cache_status().starts_with("ticketgate;"));
+            assert_ne!(answer.header("x-request-id"), Some("theirs"));
+        }
+        let saved = proxy.get(&format!("{target}&download=a")).await;
+        assert_eq!(saved.header("content-disposition"), Some("attachment; filename=\"a.jpg\""), "ours wins");
+        assert_eq!(origin.count(), 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_passes_on_with_what_is_no_image() {
+    let origin = Origin::answering(Answer::of(404, "Server: nginx\r\nX-A: 1\r\nSet-Cookie: a=b\r\n", b"no")).await;
+    let proxy = Proxy::with(&origin, |config| config.cache.pass_headers = PassHeaders::All);
+    let answer = proxy.image(&tickets::permanent(1)).await;
+    assert_eq!(answer.status, 404);
+    for name in ["server", "x-a", "set-cookie"] {
+        assert_eq!(answer.header(name), None);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
