@@ -81,6 +81,47 @@ mod tests {
         assert!(!with.contains_key(header::VARY));
     }
 
+    fn preflight(allow: &[&str], asked: &[(http::HeaderName, &'static str)]) -> HeaderMap {
+        let cors = Cors::new(&CorsConfig { allow_origins: allow.iter().map(ToString::to_string).collect() });
+        let asked = asked.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
+        let mut answer = HeaderMap::new();
+        cors.allow_preflight(&asked, &mut answer);
+        answer
+    }
+
+    /// Fetch standard, CORS protocol: what is exposed is said on the answer itself, what is allowed on the preflight's.
+    #[test]
+    fn a_preflight_is_told_what_it_may_send_when_its_origin_may_ask() {
+        let method = (header::ACCESS_CONTROL_REQUEST_METHOD, "GET");
+        let from = |origin| [(header::ORIGIN, origin), method.clone()];
+        for allow in ["*", "https://a.example"] {
+            let answer = preflight(&[allow], &from("https://a.example"));
+            assert_eq!(answer[header::ACCESS_CONTROL_ALLOW_ORIGIN], allow);
+            assert_eq!(answer[header::ACCESS_CONTROL_ALLOW_METHODS], "GET, HEAD, OPTIONS");
+            assert_eq!(answer[header::ACCESS_CONTROL_ALLOW_HEADERS], "*");
+            assert_eq!(answer[header::ACCESS_CONTROL_MAX_AGE], "86400");
+            assert!(!answer.contains_key(header::ACCESS_CONTROL_EXPOSE_HEADERS));
+        }
+        for allow in [&["https://a.example"][..], &[]] {
+            let answer = preflight(allow, &from("https://b.example"));
+            assert_eq!(answer, [(header::VARY, HeaderValue::from_static("Origin"))].into_iter().collect());
+        }
+    }
+
+    /// RFC 6454 §7, Fetch standard (byte-serialized origins compare as bytes).
+    #[test]
+    fn an_origin_is_echoed_only_as_it_is_listed() {
+        let listed = ["https://a.example", "http://localhost:3000"];
+        for origin in listed {
+            assert_eq!(answer(&listed, Some(origin))[header::ACCESS_CONTROL_ALLOW_ORIGIN], origin);
+        }
+        let others = ["http://a.example", "https://A.example", "https://a.example:443", "https://a.example/", "*", ""];
+        for other in others {
+            assert!(!answer(&listed, Some(other)).contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN), "{other}");
+        }
+        assert!(!answer(&[], Some("https://a.example")).contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN));
+    }
+
     #[test]
     fn a_list_echoes_only_what_it_names_and_says_that_it_varies() {
         let listed = answer(&["https://a.example"], Some("https://a.example"));

@@ -1,9 +1,11 @@
 use std::time::Duration;
 
 use super::*;
-use crate::cache::control::Control;
+use crate::cache::directives::Directives;
+use crate::cache::entry::Life;
 use crate::cache::format::Format;
 use crate::cache::freshness::{Exchange, Freshness};
+use crate::cache::grace::Grace;
 use crate::moment::{Tick, Wall};
 
 const PICTURE: &[u8] = b"\xff\xd8\xff\xe00123456789";
@@ -27,9 +29,10 @@ fn image() -> Image {
         (header::DATE, DATE),
         (header::CACHE_CONTROL, "max-age=100"),
     ]);
-    let control = Control::of(&headers);
-    let freshness = Freshness::of(&headers, &control, Exchange { asked: at(0), answered: at(0) }, Duration::ZERO);
-    Image::new(Bytes::from_static(PICTURE), Format::Jpeg, &headers, control, freshness, None)
+    let said = Directives::of(&headers);
+    let freshness = Freshness::of(&headers, &said, Exchange { asked: at(0), answered: at(0) }, Duration::ZERO);
+    let life = Life { said, freshness, grace: Grace::NONE, expiry: None };
+    Image::new(Bytes::from_static(PICTURE), Format::Jpeg, &headers, &life)
 }
 
 fn answer_to(method: &Method, lines: &[(HeaderName, &str)], show_only: bool) -> Response<Body> {

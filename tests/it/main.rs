@@ -9,6 +9,7 @@ mod answers;
 mod browser;
 mod cache;
 mod cli;
+mod cors;
 mod demo;
 mod fills;
 mod forward;
