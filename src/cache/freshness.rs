@@ -140,6 +140,7 @@ mod tests {
         freshness(lines).left(at(0).tick).as_secs()
     }
 
+    /// RFC 9111 §4.2.1.
     #[test]
     fn s_maxage_goes_before_max_age_before_expires_before_the_default() {
         let expires = ("expires", "Thu, 01 Jan 2026 00:00:30 GMT");
@@ -150,6 +151,7 @@ mod tests {
         assert_eq!(left(&[date]), 60);
     }
 
+    /// RFC 9111 §5.3.
     #[test]
     fn an_expires_that_is_no_date_has_passed() {
         for bad in ["0", "-1", "", "Wed, 23 Oct 2013 14:37:10 +0800", "tomorrow"] {
@@ -157,12 +159,14 @@ mod tests {
         }
     }
 
+    /// RFC 9111 §5.2.2.1: max-age overrides Expires.
     #[test]
     fn wechats_own_expires_does_not_disturb_its_max_age() {
         let wechat = [("cache-control", "max-age=604800"), ("expires", "Wed, 23 Oct 2013 14:37:10 +0800")];
         assert_eq!(left(&wechat), 604_800);
     }
 
+    /// RFC 9111 §4.2.3, §5.1.
     #[test]
     fn age_counts_from_the_first_valid_value_and_from_date() {
         let lifetime = ("cache-control", "max-age=100");
@@ -174,6 +178,7 @@ mod tests {
         assert_eq!(left(&[lifetime, ("age", "99999999999999999999")]), 0);
     }
 
+    /// RFC 9111 §4.2.3: `corrected_age_value`.
     #[test]
     fn the_response_delay_counts_as_age() {
         let mut headers = HeaderMap::new();
@@ -184,6 +189,7 @@ mod tests {
         assert_eq!(freshness.age(at(7).tick), Duration::from_secs(17));
     }
 
+    /// RFC 9111 §4.2: fresh while the lifetime exceeds the age.
     #[test]
     fn an_answer_is_stale_the_moment_its_lifetime_is_over() {
         let freshness = freshness(&[("cache-control", "max-age=5")]);
@@ -191,18 +197,83 @@ mod tests {
         assert_eq!(freshness.left(at(5).tick), Duration::ZERO);
     }
 
+    /// RFC 9111 §5.2.2.4.
     #[test]
     fn no_cache_is_never_fresh() {
         assert_eq!(left(&[("cache-control", "no-cache, max-age=100")]), 0);
     }
 
+    /// RFC 9111 §5.2.2.10, S21.
     #[test]
     fn browsers_are_told_no_more_than_the_origin_gave_them() {
         let freshness = freshness(&[("cache-control", "s-maxage=1000, max-age=10")]);
         assert_eq!(freshness.lifetime_downstream(), Duration::from_secs(10));
     }
 
+    /// RFC 9110 §5.6.7: the three forms, and nothing else.
+    #[test]
+    fn dates_are_read_in_their_three_forms() {
+        let read = |text: &str| http_date(&HeaderValue::from_bytes(text.as_bytes()).unwrap());
+        for date in ["Thu, 01 Jan 2026 00:00:00 GMT", "Thursday, 01-Jan-26 00:00:00 GMT", "Thu Jan  1 00:00:00 2026"] {
+            assert_eq!(read(date), Some(Wall::from_unix(NEW_YEAR)), "{date}");
+        }
+        for no_date in [
+            "",
+            "0",
+            "1767225600",
+            "2026-01-01T00:00:00Z",
+            "Thu, 01 Jan 2026 00:00:00 +0800",
+            "Thu, 32 Jan 2026 00:00:00 GMT",
+            "\u{e9}",
+        ] {
+            assert_eq!(read(no_date), None, "{no_date}");
+        }
+    }
+
+    /// RFC 9213 §2.2.
+    #[test]
+    fn a_targeted_field_stands_for_cache_control_and_expires() {
+        let (targeted, expires) = (("cdn-cache-control", "max-age=50"), ("expires", "Thu, 01 Jan 2026 00:00:30 GMT"));
+        assert_eq!(left(&[("cache-control", "max-age=20, s-maxage=10"), targeted, expires]), 50);
+        assert_eq!(left(&[("cdn-cache-control", "no-transform"), ("cache-control", "max-age=20"), expires]), 60);
+        assert_eq!(left(&[("cdn-cache-control", ""), ("cache-control", "max-age=20")]), 20);
+    }
+
+    #[test]
+    fn thousands_of_directives_are_read_to_the_last() {
+        let many = format!("{}max-age=7", "x=\"1, max-age=99\", ".repeat(5000));
+        assert_eq!(left(&[("cache-control", &many)]), 7);
+        let lifetimes = format!("max-age=9{}", ", max-age=99".repeat(5000));
+        assert_eq!(left(&[("cache-control", &lifetimes)]), 9);
+    }
+
     proptest! {
+        /// Whatever else an origin says, an explicit lifetime is never exceeded.
+        #[test]
+        fn nothing_extends_a_lifetime(
+            seconds in 0u64..1000,
+            rest in "[ -~\u{e9}]{0,80}",
+            date in proptest::option::of("(Thu, 0[1-9] Jan 20[0-9]{2} 00:00:00 GMT|[ -~]{0,30})"),
+            age in proptest::option::of("[ -~]{0,12}"),
+            expires in proptest::option::of("(Thu, 01 Jan 2[0-9]{3} 00:00:00 GMT|[ -~]{0,30})"),
+        ) {
+            let control = format!("max-age={seconds}");
+            let mut lines = vec![("cache-control", control.as_str()), ("cache-control", rest.as_str())];
+            lines.extend(date.as_deref().map(|date| ("date", date)));
+            lines.extend(age.as_deref().map(|age| ("age", age)));
+            lines.extend(expires.as_deref().map(|expires| ("expires", expires)));
+            let freshness = freshness(&lines);
+            // Only a lifetime for shared caches goes before it, and that is an origin's own word.
+            prop_assume!(!rest.to_ascii_lowercase().contains("s-maxage"));
+            prop_assert!(freshness.left(at(0).tick) <= Duration::from_secs(seconds));
+            prop_assert!(freshness.lifetime_downstream() <= Duration::from_secs(seconds));
+        }
+
+        #[test]
+        fn no_text_makes_the_reading_of_dates_panic(text in proptest::collection::vec(any::<u8>(), 0..60)) {
+            let _ = HeaderValue::from_bytes(&text).map(|value| http_date(&value));
+        }
+
         #[test]
         fn no_head_makes_it_panic(
             lines in proptest::collection::vec(

@@ -161,3 +161,60 @@ fn the_page_says_so_when_the_demo_has_ended() {
     drop(demo);
     browser.wait_for("#figures[data-state=lost]");
 }
+
+const LASTING: [&str; 4] = ["bare", "encoded", "twice", "permanent"];
+
+impl Viewer {
+    /// Bytes that came over the network for the picture of each of [`LASTING`].
+    fn transferred(&self) -> Vec<u64> {
+        let size = |card: &str| {
+            let script = format!(
+                "const src = document.querySelector('[data-card={card}] img').src;
+                 const entries = performance.getEntriesByName(src).filter((e) => e.initiatorType === 'img');
+                 return entries.map((e) => e.transferSize)"
+            );
+            self.browser.run(&script).as_array().unwrap().iter().filter_map(Value::as_u64).max().expect(card)
+        };
+        LASTING.map(size).to_vec()
+    }
+}
+
+#[test]
+#[ignore = "needs chromium"]
+fn an_image_reloaded_within_its_life_comes_from_the_browsers_cache_or_costs_a_304() {
+    let viewer = Viewer::start(1280, 900);
+    viewer.look();
+    let first = viewer.transferred();
+    assert!(first.iter().all(|bytes| *bytes > 20_000), "{first:?}");
+    viewer.browser.run("document.documentElement.dataset.old = 'yes'; location.reload()");
+    viewer.browser.wait_for("html:not([data-old]) [data-card=permanent][data-state=shown]");
+    for card in LASTING {
+        viewer.wait_for(card, "shown");
+        assert_eq!(viewer.natural_size(card), json!([430, 430]), "{card}");
+    }
+    let again = viewer.transferred();
+    assert!(again.iter().all(|bytes| *bytes < 2_000), "no picture came again: {again:?}");
+}
+
+#[test]
+#[ignore = "needs chromium"]
+fn no_browser_keeps_an_image_beyond_its_tickets_life() {
+    let viewer = Viewer::start(1280, 900);
+    viewer.look();
+    let src = viewer.browser.run("return document.querySelector('[data-card=brief] img').src");
+    let fetch = |mark: &str| format!("fetch({src}).then((r) => document.documentElement.dataset.{mark} = r.status)");
+    viewer.browser.run(&fetch("early"));
+    viewer.browser.wait_for("html[data-early='200']");
+    viewer.wait_for("brief", "gone");
+    viewer.browser.run(&fetch("late"));
+    viewer.browser.wait_for("html[data-late='404']");
+    // In a document of its own, since a page shows again what it has shown.
+    viewer.look();
+    viewer.browser.run(&format!(
+        "const image = new Image();
+         image.onload = () => document.documentElement.dataset.dead = 'shown';
+         image.onerror = () => document.documentElement.dataset.dead = 'gone';
+         image.src = {src}"
+    ));
+    viewer.browser.wait_for("html[data-dead='gone']");
+}
