@@ -1,10 +1,11 @@
 //! The way of a request, start to end.
 //!
 //! 1. **route** — method and path say what is asked ([`crate::route`]);
-//! 2. **ticket** — the query's ticket in its one canonical form ([`crate::ticket`]);
+//! 2. **ticket** — the query's ticket in its one canonical form, or why there is none ([`crate::ticket`]);
 //! 3. **admit** — the client's budget of requests ([`crate::limit`]);
 //! 4. **look up** — a fresh image, or a remembered refusal, answers at once; so may a stale image, while it is refreshed or
 //!    when that fails ([`crate::cache`]);
+//!    A ticket whose life is over may end here, or is asked for sparingly;
 //! 5. **join** — a fill of this ticket may be under way ([`crate::fill`]);
 //! 6. **admit** — the client's budget of misses, which may make it wait;
 //! 7. **look up and join again, else start** — the wait may have brought the image;
@@ -76,6 +77,7 @@ impl Proxy {
         if let Err(bad) = route::check_host(request.version(), request.uri(), request.headers()) {
             return Answered::bad_request(asked, bad, responder).by(client);
         }
+        // 1
         match routes.of(request.method(), request.uri()) {
             Route::Image => self.image(&request, client).await,
             Route::Preflight => Answered::preflight(responder.preflight(request.headers())),
