@@ -2,7 +2,6 @@
 //! is, [`crate::proxy`] decides.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use crate::clock::Clock;
 use crate::log::ACCESS;
 use crate::metrics::Metrics;
 use crate::moment::Tick;
+use crate::peer::Peer;
 use crate::proxy::Proxy;
 use crate::reply::Answered;
 use crate::route::Kind;
@@ -80,7 +80,7 @@ impl Records {
     }
 
     /// A forgotten line of configuration makes all clients one: said once, counted always (S30).
-    fn note_ignored_forwarding(&self, proxy: &Proxy, peer: SocketAddr, request: &Request<TimedBody>) {
+    fn note_ignored_forwarding(&self, proxy: &Proxy, peer: Peer, request: &Request<TimedBody>) {
         let trust = &proxy.shared.trust;
         if !trust.unconfigured(peer.ip(), request.headers()) {
             return;
@@ -128,7 +128,7 @@ struct Pending<'a> {
     method: &'a Method,
     path: &'a str,
     id: &'a HeaderValue,
-    peer: SocketAddr,
+    peer: Peer,
     began: Tick,
 }
 
@@ -171,7 +171,7 @@ impl Exchanges {
     }
 
     /// Notes a message that was no HTTP, and was answered `status` before it became a request.
-    pub fn malformed(&self, status: StatusCode, peer: SocketAddr) {
+    pub fn malformed(&self, status: StatusCode, peer: Peer) {
         self.records.metrics.malformed.inc();
         if tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
             tracing::info!(target: ACCESS, route = "refused", status = status.as_u16(), reason = "malformed", client = %peer.ip());
@@ -179,7 +179,7 @@ impl Exchanges {
     }
 
     /// Answers `request`, which came from `peer`. Dropping the future, as a client that hangs up does, is recorded as 499.
-    pub async fn serve(&self, mut request: Request<TimedBody>, peer: SocketAddr) -> Response<Body> {
+    pub async fn serve(&self, mut request: Request<TimedBody>, peer: Peer) -> Response<Body> {
         let records = &self.records;
         let began = records.clock.tick();
         let (method, uri) = (request.method().clone(), request.uri().clone());

@@ -16,7 +16,7 @@
 //!
 //! Around it: [`app`] puts the parts together, [`config`] reads what they need, [`admin`] lets an operator look,
 //! [`mod@log`] and [`metrics`] tell, [`demo`] plays WeChat and [`cli`] reads the command line. [`moment`] and [`clock`] are
-//! the time, [`fault`] is trouble on purpose.
+//! the time, [`peer`] is who speaks to us, [`fault`] is trouble on purpose.
 //!
 //! What decides (tickets, freshness, judgement) is pure and takes the time as an argument. `ARCHITECTURE.md` draws the
 //! layers: imports point down them.
@@ -39,6 +39,7 @@ pub mod metrics;
 pub mod moment;
 pub mod origin;
 mod outbound;
+pub mod peer;
 pub mod proxy;
 pub mod reply;
 pub mod respond;

@@ -45,6 +45,8 @@ pub struct Metrics {
     pub connections_refused: Counter,
     /// Failures of accept(2).
     pub accept_failures: Counter,
+    /// TLS handshakes that failed or took too long.
+    pub tls_handshakes_failed: Counter,
     /// Messages that were no HTTP.
     pub malformed: Counter,
     /// Requests whose client hung up before the answer.
@@ -152,6 +154,7 @@ impl Metrics {
             connections_open: Gauge::default(),
             connections_refused: Counter::default(),
             accept_failures: Counter::default(),
+            tls_handshakes_failed: Counter::default(),
             malformed: Counter::default(),
             abandoned: Counter::default(),
             evictions: Counter::default(),
@@ -179,6 +182,8 @@ impl Metrics {
             self.connections_refused.clone(),
         );
         registry.register("accept_failures", "Failed attempts to accept a connection", self.accept_failures.clone());
+        let help = "TLS handshakes that failed or took too long";
+        registry.register("tls_handshakes_failed", help, self.tls_handshakes_failed.clone());
         registry.register("malformed_messages", "Messages that were no HTTP", self.malformed.clone());
         let help = "Requests whose client hung up before the answer";
         registry.register("abandoned_requests", help, self.abandoned.clone());

@@ -12,7 +12,6 @@
 //! 8. **wait** for the fill, which spends the origin's budget itself;
 //! 9. **respond** — from an allow-list ([`crate::reply`], [`crate::respond`]).
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +28,7 @@ use crate::fill::{Filled, Fills, Joined};
 use crate::forward::Forward as App;
 use crate::limit::{Admitted, Client, Limits, Trust};
 use crate::metrics::Reading;
+use crate::peer::Peer;
 use crate::reply::{Answered, Refusal, Reply};
 use crate::respond::{Asked, Responder};
 use crate::route::{self, Route, Routes};
@@ -70,7 +70,7 @@ pub struct Shared {
 
 impl Proxy {
     /// Answers `request`, which came from `peer`. Dropping the future gives up waiting; a fill it began goes on.
-    pub async fn answer(&self, request: Request<TimedBody>, peer: SocketAddr) -> Answered {
+    pub async fn answer(&self, request: Request<TimedBody>, peer: Peer) -> Answered {
         let Shared { routes, trust, responder, .. } = &*self.shared;
         let client = trust.client(peer.ip(), request.headers());
         let asked = Asked::of(&request);
@@ -170,13 +170,13 @@ impl Proxy {
         Ok(Reply::Filled { verdict, forward, collapsed, origin_took, admitted })
     }
 
-    async fn forward(&self, request: Request<TimedBody>, peer: SocketAddr) -> Answered {
+    async fn forward(&self, request: Request<TimedBody>, peer: Peer) -> Answered {
         let method = request.method().clone();
         match &self.forward {
             None => Answered::no_app(&method),
             Some(forward) => {
                 let trusted = self.shared.trust.covers(peer.ip());
-                Answered::forwarded(&method, forward.send(request, peer.ip(), trusted).await)
+                Answered::forwarded(&method, forward.send(request, peer, trusted).await)
             }
         }
     }

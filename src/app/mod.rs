@@ -32,9 +32,12 @@ use crate::respond::cors::Cors;
 use crate::route::Routes;
 use crate::server::connection::Connections;
 use crate::server::drain::Drain;
+use crate::server::listener::{Door, Entrance, Listener};
 use crate::server::places::Places;
+use crate::server::tls::Tls;
+use crate::server::tls::certificate::{BadCertificate, Certificate};
 use crate::server::workers::Workers;
-use crate::server::{files, listener};
+use crate::server::{self, files, listener};
 
 /// Threads for fills, the accept loop and the admin listener. Clients are served by others.
 const BACKGROUND_THREADS: usize = 2;
@@ -45,7 +48,8 @@ const TEND_EVERY: Duration = Duration::from_secs(1);
 /// Everything bound, nothing running.
 pub struct App {
     config: Config,
-    public: TcpListener,
+    listeners: Vec<Listener>,
+    tls: Option<Arc<Tls>>,
     admin: Option<TcpListener>,
     addresses: Addresses,
     background: Runtime,
@@ -58,8 +62,10 @@ pub struct App {
 /// Where the listeners are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Addresses {
-    /// For everybody.
-    pub public: SocketAddr,
+    /// For everybody, in the clear.
+    pub public: Option<SocketAddr>,
+    /// For everybody, over TLS.
+    pub tls: Option<SocketAddr>,
     /// For the operator.
     pub admin: Option<SocketAddr>,
 }
@@ -82,6 +88,8 @@ pub enum StartError {
     Listen(&'static str, SocketAddr, io::Error),
     /// `origin.ca_file` is of no use.
     CaFile(BadCaFile),
+    /// `tls.cert` or `tls.key` is of no use.
+    Certificate(BadCertificate),
     /// The system gives no threads or timers.
     System(io::Error),
 }
@@ -96,15 +104,15 @@ impl App {
     /// Binds every listener of `config`.
     pub fn bind(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
         files::raise_limit(config.server.max_connections);
-        let public = bind("listen", config.server.listen)?;
+        let tls = tls(&config.server)?;
+        let listeners = listeners(&config.server)?;
         let admin = config.admin.listen.map(|address| bind("admin.listen", address)).transpose()?;
-        let address = |listener: &TcpListener| listener.local_addr().map_err(StartError::System);
-        let addresses = Addresses { public: address(&public)?, admin: admin.as_ref().map(address).transpose()? };
+        let addresses = Addresses::of(&listeners, admin.as_ref()).map_err(StartError::System)?;
         let background = background().map_err(StartError::System)?;
         let metrics = Metrics::new();
         let (clock, dropped_lines) = (surroundings.clock.clone(), surroundings.dropped_lines.clone());
         let shared = Arc::new(share(&config, surroundings, &metrics, &background)?);
-        Ok(Self { config, public, admin, addresses, background, shared, metrics, clock, dropped_lines })
+        Ok(Self { config, listeners, tls, admin, addresses, background, shared, metrics, clock, dropped_lines })
     }
 
     /// Where the listeners are; ports that were 0 have their number.
@@ -119,14 +127,8 @@ impl App {
         let server = &self.config.server;
         let trust = self.shared.trust.clone();
         let places = Places::new(server.max_connections, server.max_connections_per_client, trust);
-        let accepting = listener::accept(
-            self.public,
-            places,
-            workers,
-            drain.clone(),
-            server.drain_delay,
-            Arc::clone(&self.metrics),
-        );
+        let door = Door { places, workers, metrics: Arc::clone(&self.metrics) };
+        let accepting = listener::accept(self.listeners, door, drain.clone(), server.drain_delay);
         self.background.spawn(accepting);
         self.background.spawn(tend(Arc::clone(&self.shared.cache)));
         self.background.spawn(limit_drain(drain.clone(), server.drain));
@@ -146,7 +148,7 @@ impl App {
             let proxy = Proxy { shared: Arc::clone(&self.shared), forward: Forward::new(&self.config.forward) };
             let exchanges = Exchanges::new(proxy, Arc::clone(&records));
             let timeouts = self.config.server.timeouts;
-            Connections::new(exchanges, timeouts, drain.for_thread(), Arc::clone(&self.metrics))
+            Connections::new(exchanges, timeouts, drain.for_thread(), Arc::clone(&self.metrics), self.tls.clone())
         };
         Ok((0..threads).map(service).collect())
     }
@@ -154,6 +156,32 @@ impl App {
 
 fn bind(name: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     listener::bind(address).map_err(|error| StartError::Listen(name, address, error))
+}
+
+/// Every public listener that is on.
+fn listeners(config: &server::Config) -> Result<Vec<Listener>, StartError> {
+    let wanted = [("listen", config.listen, Entrance::Clear), ("tls.listen", config.tls.listen, Entrance::Tls)];
+    let on = wanted.into_iter().filter_map(|(name, address, entrance)| Some((name, address?, entrance)));
+    on.map(|(name, address, entrance)| Ok(Listener { socket: bind(name, address)?, entrance })).collect()
+}
+
+fn tls(config: &server::Config) -> Result<Option<Arc<Tls>>, StartError> {
+    if config.tls.listen.is_none() {
+        return Ok(None);
+    }
+    let certificate = Certificate::load(&config.tls).map_err(StartError::Certificate)?;
+    Ok(Some(Arc::new(Tls::new(certificate, config.max_connections))))
+}
+
+impl Addresses {
+    fn of(listeners: &[Listener], admin: Option<&TcpListener>) -> io::Result<Self> {
+        let of = |entrance| {
+            let mut matching = listeners.iter().filter(move |listener| listener.entrance == entrance);
+            matching.next().map(|listener| listener.socket.local_addr()).transpose()
+        };
+        let admin = admin.map(TcpListener::local_addr).transpose()?;
+        Ok(Self { public: of(Entrance::Clear)?, tls: of(Entrance::Tls)?, admin })
+    }
 }
 
 fn background() -> io::Result<Runtime> {
@@ -208,9 +236,10 @@ fn operator(shared: &Arc<Shared>, metrics: &Arc<Metrics>, drain: &Drain, dropped
 
 /// Says where we listen, whatever the log level (S2).
 fn announce(addresses: Addresses) {
-    let admin = addresses.admin.map_or_else(|| "off".to_owned(), |address| address.to_string());
-    let off = tracing::field::display("off");
-    tracing::info!(target: START, public = %addresses.public, tls = off, %admin, relay = off, "listening");
+    let say = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |address| address.to_string());
+    let (public, tls, admin) = (say(addresses.public), say(addresses.tls), say(addresses.admin));
+    let relay = tracing::field::display("off");
+    tracing::info!(target: START, %public, %tls, %admin, relay, "listening");
 }
 
 /// Ends with its runtime.
@@ -233,6 +262,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Listen(name, address, error) => write!(f, "cannot listen on {address} ({name}): {error}"),
             Self::CaFile(bad) => bad.fmt(f),
+            Self::Certificate(bad) => bad.fmt(f),
             Self::System(error) => write!(f, "the system does not let us start: {error}"),
         }
     }

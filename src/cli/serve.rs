@@ -26,7 +26,7 @@ pub(super) fn serve(loaded: Result<Loaded, Mistakes>) -> ExitCode {
             Ok(()) => exit_code(running.finish()),
             Err(error) => fail(format_args!("cannot wait for signals: {error}")),
         },
-        Err(error @ StartError::CaFile(_)) => {
+        Err(error @ (StartError::CaFile(_) | StartError::Certificate(_))) => {
             complain(error);
             ExitCode::from(BAD_USAGE)
         }

@@ -7,6 +7,7 @@ use http::Uri;
 use super::Config;
 use super::settings::Settings;
 use crate::origin;
+use crate::server::tls::certificate;
 
 /// Notes every contradiction in `config`.
 pub(super) fn find(settings: &mut Settings, config: &Config) {
@@ -23,6 +24,17 @@ pub(super) fn find(settings: &mut Settings, config: &Config) {
     }
     if let Some(bad) = origin.ca_file.as_deref().and_then(|path| origin::check_ca_file(path).err()) {
         settings.conflict(&["origin.ca_file"], bad.to_string());
+    }
+    tls(settings, config);
+}
+
+fn tls(settings: &mut Settings, config: &Config) {
+    let tls = &config.server.tls;
+    if tls.listen.is_none() {
+        return;
+    }
+    if let Err(bad) = certificate::check(tls) {
+        settings.conflict(&[bad.key, "tls.listen"], bad.to_string());
     }
 }
 
@@ -42,22 +54,44 @@ fn deadlines(settings: &mut Settings, config: &Config) {
     }
 }
 
-/// A proxy that asks itself would go on doing so for ever.
+/// The listeners that are on, by their keys.
+fn listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
+    let Config { server, admin, .. } = config;
+    let keys = [("listen", server.listen), ("tls.listen", server.tls.listen), ("admin.listen", admin.listen)];
+    keys.into_iter().filter_map(|(key, address)| Some((key, address?))).collect()
+}
+
 fn addresses(settings: &mut Settings, config: &Config) {
-    let Config { server, admin, origin, forward, .. } = config;
-    if admin.listen.is_some_and(|admin| collide(admin, server.listen)) {
-        let text = "listen and admin.listen are the same address; give each its own".to_owned();
-        settings.conflict(&["admin.listen", "listen"], text);
+    let listeners = listeners(config);
+    for (number, (later, address)) in listeners.iter().enumerate() {
+        for (earlier, _) in listeners[..number].iter().filter(|(_, other)| collide(*address, *other)) {
+            let text = format!("{earlier} and {later} are the same address; give each its own");
+            settings.conflict(&[later, earlier], text);
+        }
     }
-    if leads_to(&origin.url, server.listen) {
-        let text = "origin.url is our own listener: every request would come back to us; name WeChat, or another proxy"
-            .to_owned();
-        settings.conflict(&["origin.url", "listen"], text);
+    if config.server.listen.is_none() && config.server.tls.listen.is_none() {
+        let text = "listen is off and tls.listen is not set: nobody could come; set one of them".to_owned();
+        settings.conflict(&["listen"], text);
     }
-    if forward.app.as_ref().is_some_and(|app| leads_to(app, server.listen)) {
-        let text =
-            "app is our own listener: every request would come back to us; name the app's own address".to_owned();
-        settings.conflict(&["app", "listen"], text);
+    loops(settings, config);
+}
+
+/// A proxy that asks itself would go on doing so for ever.
+fn loops(settings: &mut Settings, config: &Config) {
+    let Config { server, origin, forward, .. } = config;
+    for (key, listen) in [("listen", server.listen), ("tls.listen", server.tls.listen)] {
+        let Some(listen) = listen else { continue };
+        if leads_to(&origin.url, listen) {
+            let text = "origin.url is our own listener: every request would come back to us; name WeChat, or another \
+                        proxy"
+                .to_owned();
+            settings.conflict(&["origin.url", key], text);
+        }
+        if forward.app.as_ref().is_some_and(|app| leads_to(app, listen)) {
+            let text =
+                "app is our own listener: every request would come back to us; name the app's own address".to_owned();
+            settings.conflict(&["app", key], text);
+        }
     }
 }
 

@@ -7,8 +7,8 @@ use tracing::Level;
 
 use super::Config;
 use super::kind::{
-    address, address_or_off, app_url, boolean, budget, choice, count, duration, file, optional_path, origin_url,
-    pass_headers, paths, size, trusted, web_origins,
+    address_or_off, app_url, boolean, budget, choice, count, duration, file, optional_path, origin_url, pass_headers,
+    paths, size, trusted, web_origins,
 };
 use super::settings::Settings;
 use crate::limit::{ClientHeader, TellBudget};
@@ -36,12 +36,13 @@ pub(super) fn read(from: &mut Settings, config: &mut Config) {
     limits(from, config);
     timeouts(from, config);
     from.set(&mut config.cors.allow_origins, "cors.allow_origins", web_origins);
+    tls(from, config);
     from.set(&mut config.admin.listen, "admin.listen", address_or_off);
     log(from, config);
 }
 
 fn listener(from: &mut Settings, config: &mut Config) {
-    from.set(&mut config.server.listen, "listen", address);
+    from.set(&mut config.server.listen, "listen", address_or_off);
     from.set(&mut config.forward.app, "app", app_url);
     from.set(&mut config.routes.paths, "paths", paths);
     from.set(&mut config.routes.health_path, "health_path", optional_path);
@@ -97,6 +98,14 @@ fn timeouts(from: &mut Settings, config: &mut Config) {
     from.set(&mut timeouts.body, "timeouts.body", duration(DEADLINE));
     from.set(&mut timeouts.write, "timeouts.write", duration(DEADLINE));
     from.set(&mut timeouts.keep_alive, "timeouts.keep_alive", duration(DEADLINE));
+    from.set(&mut timeouts.tls_handshake, "timeouts.tls_handshake", duration(DEADLINE));
+}
+
+fn tls(from: &mut Settings, config: &mut Config) {
+    let tls = &mut config.server.tls;
+    from.set(&mut tls.listen, "tls.listen", address_or_off);
+    from.set(&mut tls.cert, "tls.cert", file);
+    from.set(&mut tls.key, "tls.key", file);
 }
 
 fn log(from: &mut Settings, config: &mut Config) {

@@ -70,8 +70,7 @@ pub(super) fn choice<T: Copy>(choices: &[(&str, T)]) -> impl Fn(&Value) -> Resul
     }
 }
 
-/// An address with a port.
-pub(super) fn address(value: &Value) -> Result<SocketAddr, Wrong> {
+fn address(value: &Value) -> Result<SocketAddr, Wrong> {
     let parsed = value.as_text().and_then(|text| text.parse().ok());
     parsed.ok_or_else(|| wrong("is no address", ADDRESS))
 }

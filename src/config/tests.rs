@@ -97,6 +97,7 @@ head = "2s"
 body = "3s"
 write = "4s"
 keep_alive = "5s"
+tls_handshake = "6s"
 
 [cors]
 allow_origins = ["https://shop.example", "http://localhost:3000"]
@@ -113,7 +114,7 @@ level = "debug"
 #[test]
 fn every_key_of_a_file_is_read() {
     let config = loaded(EVERYTHING, &[], &[]);
-    assert_eq!(config.server.listen, "0.0.0.0:81".parse().unwrap());
+    assert_eq!(config.server.listen, Some("0.0.0.0:81".parse().unwrap()));
     assert_eq!(config.forward.app, Some("http://127.0.0.1:3000".parse().unwrap()));
     assert_eq!(config.routes.paths, ["/cgi-bin/showqrcode", "/qr"]);
     assert_eq!(config.routes.health_path.as_deref(), Some("/up"));
@@ -138,6 +139,7 @@ fn every_key_of_a_file_is_read() {
     assert_eq!((config.server.max_connections, config.server.max_connections_per_client), (12, 3));
     assert_eq!(config.limits.max_waiters, 0);
     assert_eq!(config.server.timeouts.keep_alive, Duration::from_secs(5));
+    assert_eq!(config.server.timeouts.tls_handshake, Duration::from_secs(6));
     assert_eq!(config.cors.allow_origins.len(), 2);
     assert_eq!(config.admin.listen, None);
     assert_eq!((config.log.access, config.log.level), (false, tracing::Level::DEBUG));
@@ -148,8 +150,8 @@ fn no_key_is_forgotten_in_the_file_above() {
     let (_directory, sources) = sources(EVERYTHING, &[], &[]);
     let mut settings = Settings::open(sources);
     keys::read(&mut settings, &mut Config::default());
-    // A file that must exist is tried elsewhere.
-    assert_eq!(settings.untouched(), ["origin.ca_file"]);
+    // Files that must exist are tried elsewhere, and what needs them.
+    assert_eq!(settings.untouched(), ["origin.ca_file", "tls.cert", "tls.key", "tls.listen"]);
 }
 
 #[test]
@@ -160,14 +162,14 @@ fn the_reference_in_the_readme_names_every_key_with_its_default() {
     let (_directory, sources) = sources(reference, &[], &[]);
     let mut settings = Settings::open(sources);
     keys::read(&mut settings, &mut Config::default());
-    assert_eq!(settings.untouched(), ["app"]);
+    assert_eq!(settings.untouched(), ["app", "tls.cert", "tls.key", "tls.listen"]);
 }
 
 #[test]
 fn without_a_file_the_reference_values_hold() {
     let config = Config::load(Sources::default()).unwrap();
     assert_eq!(config, Loaded { config: Config::default(), file: None });
-    assert_eq!(config.config.server.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.config.server.listen, Some("127.0.0.1:8080".parse().unwrap()));
     assert_eq!(config.config.origin.url, "https://mp.weixin.qq.com");
 }
 
@@ -176,7 +178,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     let file = "listen = \"127.0.0.1:1\"\n[cache]\nmemory = \"1MiB\"\ndefault_ttl = \"1s\"\n";
     let environment = [("TICKETGATE_LISTEN", "127.0.0.1:2"), ("TICKETGATE_CACHE_MEMORY", "2MiB"), ("PATH", "/bin")];
     let config = loaded(file, &environment, &[("--listen", "listen", "127.0.0.1:3")]);
-    assert_eq!(config.server.listen.port(), 3);
+    assert_eq!(config.server.listen.unwrap().port(), 3);
     assert_eq!(config.cache.memory, 2 << 20);
     assert_eq!(config.cache.default_ttl, Duration::from_secs(1));
 }
@@ -242,7 +244,7 @@ fn a_mistake_shows_the_line_and_points_at_the_part() {
     let told = Config::load(sources).unwrap_err().to_string();
     let expected = format!(
         "{}:2: listen: \"nowhere\" is no address; valid: an IP address with a port, such as \"127.0.0.1:8080\", \
-         \"0.0.0.0:8080\" or \"[::]:8080\"; port 0 picks a free one\n  2 | \tlisten   = \"nowhere\" # here\n    | \t           \
+         \"0.0.0.0:8080\" or \"[::]:8080\"; port 0 picks a free one; or \"off\"\n  2 | \tlisten   = \"nowhere\" # here\n    | \t           \
          ^^^^^^^^^\n1 mistake in the configuration",
         file.display()
     );
@@ -291,7 +293,7 @@ fn mistakes_in_the_environment_and_on_the_command_line_are_named() {
 
 #[test]
 fn keys_of_later_versions_are_unknown_until_they_mean_something() {
-    let told = mistakes("proxy_protocol = true\n[tls]\nlisten = \"127.0.0.1:1\"\n[tickets]\nallow = \"own\"\n");
+    let told = mistakes("proxy_protocol = true\n[relay]\nlisten = \"127.0.0.1:1\"\n[tickets]\nallow = \"own\"\n");
     assert_eq!(told.len(), 3, "{told:#?}");
 }
 
@@ -318,6 +320,9 @@ fn contradictions_name_what_to_change() {
         ("listen = \"127.0.0.1:7\"\napp = \"http://[::ffff:127.0.0.1]:7\"", "2: app is our own listener"),
         ("listen = \"0.0.0.0:9180\"", "1: listen and admin.listen are the same"),
         ("[origin]\nconnect_timeout = \"1m\"", "2: origin.connect_timeout is longer than origin.fill_timeout"),
+        ("listen = \"off\"", "1: listen is off and tls.listen is not set"),
+        ("[tls]\nlisten = \"127.0.0.1:1\"", "2: tls.cert: tls.listen needs it"),
+        ("[tls]\nlisten = \"127.0.0.1:1\"\ncert = \"/nowhere/c.pem\"\nkey = \"k\"", "3: tls.cert /nowhere/c.pem: "),
         ("[origin]\nca_file = \"/nowhere/ca.pem\"", "2: origin.ca_file /nowhere/ca.pem: "),
     ];
     for (toml, expected) in cases {
@@ -333,7 +338,6 @@ fn values_out_of_range_or_of_another_kind_are_refused() {
     let bad = [
         "listen = \"localhost:80\"",
         "listen = 8080",
-        "listen = \"off\"",
         "app = \"https://127.0.0.1:1\"",
         "app = \"http://127.0.0.1:1/base\"",
         "app = \"http://user:secret@127.0.0.1:1\"",

@@ -77,7 +77,7 @@ impl Demo {
 
     /// Where the proxy listens.
     pub fn address(&self) -> SocketAddr {
-        self.running.addresses().public
+        self.running.addresses().public.expect("the demo listens in the clear")
     }
 
     /// The address of the page, for people.
@@ -126,7 +126,7 @@ fn bound() -> Result<(TcpListener, SocketAddr), DemoError> {
 /// As shipped, but for a budget that one browser can reach, and the haste of somebody who pressed Ctrl-C.
 fn configure(listen: SocketAddr, stand_in: SocketAddr, app: SocketAddr) -> Config {
     let mut config = Config::default();
-    config.server.listen = listen;
+    config.server.listen = Some(listen);
     config.server.drain_delay = Duration::ZERO;
     config.server.drain = DRAIN;
     config.admin.listen = Some((Ipv4Addr::LOCALHOST, 0).into());

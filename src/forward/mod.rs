@@ -5,7 +5,6 @@ mod fields;
 mod hop;
 
 use std::error::Error as StdError;
-use std::net::IpAddr;
 use std::time::Duration;
 
 pub use config::Config;
@@ -18,6 +17,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use crate::body::Body;
 use crate::body::timed::{BodyError, TimedBody};
 use crate::outbound::{self, Unanswered};
+use crate::peer::Peer;
 use crate::respond;
 
 /// Shorter than the keep-alive of common app servers (Node: 5 s), so that we rarely meet a closing connection.
@@ -72,7 +72,7 @@ impl Forward {
     pub async fn send(
         &self,
         mut request: Request<TimedBody>,
-        peer: IpAddr,
+        peer: Peer,
         trusted: bool,
     ) -> Result<Response<Body>, ForwardFailure> {
         let host = self.host(request.uri());

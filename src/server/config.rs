@@ -1,13 +1,15 @@
-//! The public listener, its connections and their end.
+//! The public listeners, their connections and their end.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// The public listener.
+/// The public listeners.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// `listen`: where; port 0 picks a free one.
-    pub listen: SocketAddr,
+    /// `listen`: where, in the clear; port 0 picks a free one, `None` is off.
+    pub listen: Option<SocketAddr>,
+    /// `[tls]`.
+    pub tls: super::tls::Config,
     /// `drain`: from the signal until what is left is cut.
     pub drain: Duration,
     /// `drain_delay`: of that, how long connections are still accepted, so that load balancers notice.
@@ -33,12 +35,15 @@ pub struct Timeouts {
     pub write: Duration,
     /// `keep_alive`: between two requests.
     pub keep_alive: Duration,
+    /// `tls_handshake`: from the accept to the end of the handshake.
+    pub tls_handshake: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: (Ipv4Addr::LOCALHOST, 8080).into(),
+            listen: Some((Ipv4Addr::LOCALHOST, 8080).into()),
+            tls: super::tls::Config::default(),
             drain: Duration::from_secs(25),
             drain_delay: Duration::from_secs(5),
             timeouts: Timeouts::default(),
@@ -56,6 +61,7 @@ impl Default for Timeouts {
             body: Duration::from_secs(30),
             write: Duration::from_secs(30),
             keep_alive: Duration::from_secs(75),
+            tls_handshake: Duration::from_secs(10),
         }
     }
 }

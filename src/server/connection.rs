@@ -1,7 +1,7 @@
-//! One client connection, from its first byte to a close that loses nothing.
+//! One client connection, from its first byte to a close that loses nothing. What is spoken on it, its listener says, and
+//! over TLS the handshake; nothing is ever guessed from the first bytes.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,17 +13,24 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
 
 use super::Timeouts;
 use super::deadline_io::DeadlineIo;
 use super::drain::Drain;
+use super::listener::Entrance;
 use super::progress::{Exchange, Progress};
+use super::tls::Tls;
 use super::workers::Accepted;
+use super::write_deadline::WriteDeadline;
 use crate::body::Body;
 use crate::body::timed::TimedBody;
 use crate::exchange::Exchanges;
 use crate::metrics::Metrics;
+use crate::peer::{Peer, Scheme};
 
 /// Header fields in one head; hyper answers 431 past it.
 const MAX_HEADERS: usize = 128;
@@ -40,16 +47,26 @@ pub struct Connections {
     timeouts: Timeouts,
     drain: Drain,
     metrics: Arc<Metrics>,
+    tls: Option<Arc<Tls>>,
     http1: http1::Builder,
 }
 
+/// A client's socket.
+type Socket = WriteDeadline<TcpStream>;
+
 impl Connections {
-    /// Serves through `exchanges` under `timeouts` until `drain`.
-    pub fn new(exchanges: Exchanges, timeouts: Timeouts, drain: Drain, metrics: Arc<Metrics>) -> Self {
+    /// Serves through `exchanges` under `timeouts` until `drain`; `tls` is for those that come to its listener.
+    pub fn new(
+        exchanges: Exchanges,
+        timeouts: Timeouts,
+        drain: Drain,
+        metrics: Arc<Metrics>,
+        tls: Option<Arc<Tls>>,
+    ) -> Self {
         let mut http1 = http1::Builder::new();
         // `pipeline_flush` stays off: it would copy every body to put it behind its head. No timer: DeadlineIo has them.
         http1.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD).max_buf_size(MAX_READ_AHEAD).half_close(false);
-        Self { exchanges, timeouts, drain, metrics, http1 }
+        Self { exchanges, timeouts, drain, metrics, tls, http1 }
     }
 
     /// The drain these connections heed.
@@ -59,22 +76,57 @@ impl Connections {
 
     /// Serves one connection to its end. Dropping the future resets it.
     pub async fn serve(&self, accepted: Accepted) {
-        let Accepted { stream, peer, place: _place } = accepted;
+        let Accepted { stream, entrance, peer: address, place: _place } = accepted;
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         let _open = self.metrics.connection_opened();
-        if self.first_byte_came(&stream).await {
-            self.exchange_all(stream, peer).await;
+        match entrance {
+            Entrance::Clear => self.serve_clear(stream, Peer { address, scheme: Scheme::Http }).await,
+            // Boxed, so that connections in the clear do not carry the room that TLS takes.
+            Entrance::Tls => Box::pin(self.serve_tls(stream, Peer { address, scheme: Scheme::Https })).await,
         }
+    }
+
+    async fn serve_clear(&self, stream: TcpStream, peer: Peer) {
+        if self.first_byte_came(&stream).await {
+            let progress = Progress::start();
+            let socket = WriteDeadline::new(stream, self.timeouts.write, Arc::clone(&progress));
+            self.speak_http1(socket, peer, progress).await;
+        }
+    }
+
+    async fn serve_tls(&self, stream: TcpStream, peer: Peer) {
+        let progress = Progress::start();
+        let Some(stream) = self.shake_hands(stream, peer, &progress).await else { return };
+        self.speak_http1(stream, peer, progress).await;
     }
 
     /// A silent connection costs a socket and this future, no buffers.
     async fn first_byte_came(&self, stream: &TcpStream) -> bool {
-        matches!(tokio::time::timeout(self.timeouts.first_byte, stream.readable()).await, Ok(Ok(())))
+        matches!(timeout(self.timeouts.first_byte, stream.readable()).await, Ok(Ok(())))
     }
 
-    async fn exchange_all(&self, stream: TcpStream, peer: SocketAddr) {
-        let progress = Progress::start();
-        let io = TokioIo::new(DeadlineIo::new(stream, self.timeouts, Arc::clone(&progress)));
+    async fn shake_hands(&self, stream: TcpStream, peer: Peer, progress: &Arc<Progress>) -> Option<TlsStream<Socket>> {
+        let tls = self.tls.as_ref()?;
+        let handshake = async {
+            if !self.first_byte_came(&stream).await {
+                return Ok(None);
+            }
+            tls.accept(WriteDeadline::new(stream, self.timeouts.write, Arc::clone(progress))).await.map(Some)
+        };
+        let limit = self.timeouts.tls_handshake;
+        let shaken = timeout(limit, handshake).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        shaken.unwrap_or_else(|error| {
+            self.metrics.tls_handshakes_failed.inc();
+            tracing::debug!(%error, peer = %peer.address, "a TLS handshake failed");
+            None
+        })
+    }
+
+    async fn speak_http1<T>(&self, socket: T, peer: Peer, progress: Arc<Progress>)
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        let io = TokioIo::new(DeadlineIo::new(socket, self.timeouts, Arc::clone(&progress)));
         // Begun here, not when it is first polled: hyper may see the client's end in between.
         let service = service_fn(|request| self.exchange(request, peer, progress.begin(), &progress));
         let mut connection = pin!(self.http1.serve_connection(io, service));
@@ -91,8 +143,8 @@ impl Connections {
         }
     }
 
-    fn note(&self, error: &hyper::Error, peer: SocketAddr) {
-        tracing::debug!(%error, %peer, "a connection broke");
+    fn note(&self, error: &hyper::Error, peer: Peer) {
+        tracing::debug!(%error, peer = %peer.address, "a connection broke");
         if error.is_parse() {
             let status = if error.is_parse_too_large() {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -106,7 +158,7 @@ impl Connections {
     async fn exchange(
         &self,
         request: Request<Incoming>,
-        peer: SocketAddr,
+        peer: Peer,
         exchange: Exchange,
         progress: &Progress,
     ) -> Result<Response<SentBody>, Infallible> {

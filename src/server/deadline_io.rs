@@ -1,11 +1,11 @@
 //! Puts deadlines under hyper, which has none of its own for a peer that stops writing or reading (hyper's only one, for
-//! the head, also counts idle time). Wraps the socket; vectored writes pass through unchanged.
+//! the head, also counts idle time). Wraps the socket, or TLS over it; vectored writes pass through unchanged.
 //!
 //! | the connection waits for | deadline | then |
 //! |---|---|---|
 //! | the rest of a head | `timeouts.head`, from its first byte | closed |
 //! | the next request | `timeouts.keep_alive`, from the end of the last answer; 2 s once the listener is gone | closed |
-//! | the peer to read | `timeouts.write`, without any progress | reset |
+//! | the peer to read | `timeouts.write`, without any progress: see [`super::write_deadline`], below us | reset |
 //! | the app, an event, a tunnel's peer | none here | |
 //! | the peer to stop sending, after we closed with something of its unread | 5 s, 4 MiB | closed |
 //!
@@ -15,8 +15,8 @@
 //! A client that closes its end while it waits is gone, and its answer is dropped: only so is a hang-up noticed in time. One
 //! that closes its end right behind its request still gets what can be answered at once, and all of what is being sent.
 //!
-//! The first byte of a connection is awaited before this wrapper exists (see [`super::connection`]); pieces of a request
-//! body are timed where they are read (see [`crate::body::timed`]).
+//! The first byte of a connection, and its TLS handshake, are awaited before this wrapper exists (see
+//! [`super::connection`]); pieces of a request body are timed where they are read (see [`crate::body::timed`]).
 
 use std::io;
 use std::pin::Pin;
@@ -25,10 +25,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use super::Timeouts;
 use super::progress::Progress;
+use super::timer::Timer;
 
 /// How long an idle connection may still send a request after the listener is gone (S38).
 const LAST_REQUEST: Duration = Duration::from_secs(2);
@@ -49,12 +50,7 @@ pub struct DeadlineIo<T> {
     timeouts: Timeouts,
     progress: Arc<Progress>,
     reading: Waiting,
-    read_timer: Timer,
-    write_timer: Timer,
-    /// When the write that cannot proceed began to wait.
-    stalled_since: Option<Instant>,
-    /// When the last such write went on.
-    went_on: Option<Instant>,
+    timer: Timer,
     closing: Closing,
 }
 
@@ -80,21 +76,10 @@ enum Waiting {
 }
 
 impl<T> DeadlineIo<T> {
-    /// Wraps a socket whose first byte has just become readable.
+    /// Wraps a socket whose first byte has just become readable, or whose TLS handshake has just ended.
     pub fn new(inner: T, timeouts: Timeouts, progress: Arc<Progress>) -> Self {
         let reading = Waiting::Head { since: Instant::now(), served: progress.served() };
-        let (read_timer, write_timer) = (Timer::default(), Timer::default());
-        Self {
-            inner,
-            timeouts,
-            progress,
-            reading,
-            read_timer,
-            write_timer,
-            stalled_since: None,
-            went_on: None,
-            closing: Closing::Open,
-        }
+        Self { inner, timeouts, progress, reading, timer: Timer::default(), closing: Closing::Open }
     }
 
     /// Whether the peer may still be sending something that nobody will read: a body, or what follows a head that was
@@ -116,7 +101,7 @@ impl<T> DeadlineIo<T> {
 
     /// When the awaited byte is overdue; `None` while an answer is made or sent.
     fn read_deadline(&mut self) -> Option<Instant> {
-        if self.progress.in_exchange() || self.stalled_since.is_some() {
+        if self.progress.in_exchange() || self.progress.is_stalled() {
             self.reading = Waiting::Idle;
             return None;
         }
@@ -130,7 +115,7 @@ impl<T> DeadlineIo<T> {
     }
 
     fn end_of_idling(&self) -> Instant {
-        let since = self.went_on.map_or(self.progress.idle_since(), |went_on| went_on.max(self.progress.idle_since()));
+        let since = self.progress.idle_since();
         let end = since + self.timeouts.keep_alive;
         self.progress.hurried_since().map_or(end, |hurried| end.min(hurried.max(since) + LAST_REQUEST))
     }
@@ -139,37 +124,19 @@ impl<T> DeadlineIo<T> {
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.read_deadline() else {
             // Rings early enough for whatever deadline begins when this exchange ends.
-            let _ = self.read_timer.poll_at(Instant::now() + self.shortest_idling(), cx);
+            let _ = self.timer.poll_at(Instant::now() + self.shortest_idling(), cx);
             return Poll::Pending;
         };
         if let Waiting::Head { since, .. } = self.reading {
             // The same: this head may become a request, and idle again, before the head would be overdue.
-            ready!(self.read_timer.poll_at(deadline.min(since + self.shortest_idling()), cx));
+            ready!(self.timer.poll_at(deadline.min(since + self.shortest_idling()), cx));
         }
-        self.read_timer.poll_at(deadline, cx)
+        self.timer.poll_at(deadline, cx)
     }
 
     fn shortest_idling(&self) -> Duration {
         let hurried = self.progress.hurried_since().is_some();
         if hurried { self.timeouts.keep_alive.min(LAST_REQUEST) } else { self.timeouts.keep_alive }
-    }
-
-    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let since = *self.stalled_since.get_or_insert_with(Instant::now);
-        ready!(self.write_timer.poll_at(since + self.timeouts.write, cx));
-        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing: timeouts.write is over"))
-    }
-
-    fn note_write<R>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
-        match outcome {
-            Poll::Ready(result) => {
-                if self.stalled_since.take().is_some() {
-                    self.went_on = Some(Instant::now());
-                }
-                Poll::Ready(result)
-            }
-            Poll::Pending => self.poll_stall(cx).map(Err),
-        }
     }
 }
 
@@ -181,7 +148,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for DeadlineIo<T> {
                 self.note_bytes_read();
             } else if result.is_ok() && !self.progress.can_be_given_up() {
                 // The end is there to stay: it is looked at again.
-                let _ = self.read_timer.poll_at(Instant::now() + HOLD_END, cx);
+                let _ = self.timer.poll_at(Instant::now() + HOLD_END, cx);
                 return Poll::Pending;
             }
             return Poll::Ready(result);
@@ -194,8 +161,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for DeadlineIo<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for DeadlineIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.inner).poll_write(cx, buf);
-        self.note_write(cx, outcome)
+        Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -203,8 +169,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for DeadlineIo<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
-        self.note_write(cx, outcome)
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -232,7 +197,7 @@ impl<T: AsyncRead + Unpin> DeadlineIo<T> {
             let mut dropping = ReadBuf::new(&mut buffer);
             let read = match Pin::new(&mut self.inner).poll_read(cx, &mut dropping) {
                 Poll::Pending => {
-                    ready!(self.read_timer.poll_at(until, cx));
+                    ready!(self.timer.poll_at(until, cx));
                     0
                 }
                 Poll::Ready(Ok(())) => dropping.filled().len(),
@@ -243,26 +208,5 @@ impl<T: AsyncRead + Unpin> DeadlineIo<T> {
             self.closing = if over { Closing::Done } else { Closing::Lingering { until, dropped } };
         }
         Poll::Ready(())
-    }
-}
-
-/// A timer that is made when first needed and set anew only when it would ring too late: on the way of a request, moving
-/// a deadline back costs nothing.
-#[derive(Debug, Default)]
-struct Timer(Option<Pin<Box<Sleep>>>);
-
-impl Timer {
-    fn poll_at(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if sleep.deadline() > deadline || sleep.is_elapsed() {
-            sleep.as_mut().reset(deadline);
-        }
-        loop {
-            ready!(sleep.as_mut().poll(cx));
-            if sleep.deadline() >= deadline {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(deadline);
-        }
     }
 }

@@ -1,9 +1,10 @@
-//! The public socket and its one accept loop. Accepting in one place keeps a second start on the same port impossible,
-//! the caps exact and the queue empty at the end; the connections themselves are spread over the workers.
+//! The public sockets and their one accept loop. Accepting in one place keeps a second start on the same port impossible,
+//! the caps exact and the queues empty at the end; the connections themselves are spread over the workers.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -26,6 +27,24 @@ const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
 /// when a descriptor is.
 const REST: Duration = Duration::from_millis(100);
 
+/// A public socket.
+#[derive(Debug)]
+pub struct Listener<T = TcpListener> {
+    /// The socket.
+    pub socket: T,
+    /// What is spoken there.
+    pub entrance: Entrance,
+}
+
+/// What is spoken on a connection, by the listener that it came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entrance {
+    /// HTTP in the clear.
+    Clear,
+    /// HTTP over TLS.
+    Tls,
+}
+
 /// Binds and listens; port 0 picks a free one. No `SO_REUSEPORT`: a second start on a port in use fails (S2).
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -39,28 +58,20 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Accepts until the drain has been announced for `drain_delay`, then empties the queue and closes the socket.
-pub async fn accept(
-    listener: TcpListener,
-    places: Arc<Places>,
-    workers: Workers,
-    drain: Drain,
-    drain_delay: Duration,
-    metrics: Arc<Metrics>,
-) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let door = Door { places, workers, metrics };
+/// Accepts until the drain has been announced for `drain_delay`, then empties the queues and closes the sockets.
+pub async fn accept(listeners: Vec<Listener>, door: Door, drain: Drain, drain_delay: Duration) -> io::Result<()> {
+    let mut open = Queues { listeners: watched(listeners)?, turn: 0 };
     tokio::select! {
         // Cuts even a hand-over that cannot proceed.
         () = drain.over() => return Ok(()),
-        () = door.stand_open(&listener, delayed(&drain, drain_delay)) => {}
+        () = door.stand_open(&mut open, delayed(&drain, drain_delay)) => {}
     }
-    // First, since idle connections may hold the places that those in the queue wait for.
+    // First, since idle connections may hold the places that those in the queues wait for.
     drain.lose_listener();
-    let queue = listener.into_std()?;
+    let queues = unwatched(open.listeners)?;
     tokio::select! {
         () = drain.over() => {}
-        () = door.empty(&queue) => {}
+        () = door.empty(&queues) => {}
     }
     Ok(())
 }
@@ -70,56 +81,98 @@ async fn delayed(drain: &Drain, delay: Duration) {
     tokio::time::sleep(delay).await;
 }
 
-struct Door {
-    places: Arc<Places>,
-    workers: Workers,
-    metrics: Arc<Metrics>,
+type Watched = Listener<tokio::net::TcpListener>;
+
+fn watched(listeners: Vec<Listener>) -> io::Result<Vec<Watched>> {
+    let watch =
+        |Listener { socket, entrance }| Ok(Listener { socket: tokio::net::TcpListener::from_std(socket)?, entrance });
+    listeners.into_iter().map(watch).collect()
+}
+
+fn unwatched(listeners: Vec<Watched>) -> io::Result<Vec<Listener>> {
+    let unwatch = |Watched { socket, entrance }| Ok(Listener { socket: socket.into_std()?, entrance });
+    listeners.into_iter().map(unwatch).collect()
+}
+
+/// The listeners' queues, of which none waits for ever because another is never empty.
+struct Queues {
+    listeners: Vec<Watched>,
+    turn: usize,
+}
+
+impl Queues {
+    async fn next(&mut self) -> io::Result<(TcpStream, SocketAddr, Entrance)> {
+        let (accepted, entrance) = std::future::poll_fn(|cx| self.poll_next(cx)).await;
+        let (stream, peer) = accepted?;
+        Ok((stream.into_std()?, peer, entrance))
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<(io::Result<(tokio::net::TcpStream, SocketAddr)>, Entrance)> {
+        self.turn = self.turn.wrapping_add(1);
+        let (before, first) = self.listeners.split_at(self.turn % self.listeners.len());
+        for Listener { socket, entrance } in first.iter().chain(before) {
+            if let Poll::Ready(accepted) = socket.poll_accept(cx) {
+                return Poll::Ready((accepted, *entrance));
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// What decides who comes in.
+pub struct Door {
+    /// Who gets a place.
+    pub places: Arc<Places>,
+    /// Where connections go.
+    pub workers: Workers,
+    /// Counts who is refused.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Door {
     /// Accepts until `closing`; a connection once accepted is always handed over.
-    async fn stand_open(&self, listener: &tokio::net::TcpListener, closing: impl Future<Output = ()>) {
+    async fn stand_open(&self, queues: &mut Queues, closing: impl Future<Output = ()>) {
         tokio::pin!(closing);
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = &mut closing => return,
-                accepted = self.next(listener) => accepted,
+                accepted = self.next(queues) => accepted,
             };
             match accepted {
-                Ok((permit, stream, peer)) => self.welcome(permit, stream, peer).await,
+                Ok((permit, accepted)) => self.welcome(permit, accepted).await,
                 Err(error) => self.rest(&error).await,
             }
         }
     }
 
-    async fn next(
-        &self,
-        listener: &tokio::net::TcpListener,
-    ) -> io::Result<(OwnedSemaphorePermit, TcpStream, SocketAddr)> {
+    /// One permit for all listeners: a listener that nobody comes to must not hold a place.
+    async fn next(&self, queues: &mut Queues) -> io::Result<(OwnedSemaphorePermit, (TcpStream, SocketAddr, Entrance))> {
         let permit = self.places.permit().await;
-        let (stream, peer) = listener.accept().await?;
-        Ok((permit, stream.into_std()?, peer))
+        Ok((permit, queues.next().await?))
     }
 
-    /// What the kernel has accepted for us is answered before the socket closes. The kernel is asked itself: the runtime
+    /// What the kernel has accepted for us is answered before the sockets close. The kernel is asked itself: the runtime
     /// may not have heard yet of the last connection.
-    async fn empty(&self, queue: &TcpListener) {
-        for _ in 0..BACKLOG {
-            let permit = self.places.permit().await;
-            let Ok((stream, peer)) = queue.accept() else { return };
-            self.welcome(permit, stream, peer).await;
+    async fn empty(&self, queues: &[Listener]) {
+        for Listener { socket, entrance } in queues {
+            for _ in 0..BACKLOG {
+                let permit = self.places.permit().await;
+                let Ok((stream, peer)) = socket.accept() else { break };
+                self.welcome(permit, (stream, peer, *entrance)).await;
+            }
         }
     }
 
-    async fn welcome(&self, permit: OwnedSemaphorePermit, stream: TcpStream, peer: SocketAddr) {
+    async fn welcome(&self, permit: OwnedSemaphorePermit, accepted: (TcpStream, SocketAddr, Entrance)) {
+        let (stream, peer, entrance) = accepted;
         let Some(place) = self.places.take(permit, peer.ip()) else {
             self.metrics.connections_refused.inc();
             return;
         };
         // Answers are written whole: waiting for more to send would only delay them.
         if stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true)).is_ok() {
-            self.workers.hand_over(Accepted { stream, peer, place }).await;
+            self.workers.hand_over(Accepted { stream, entrance, peer, place }).await;
         }
     }
 

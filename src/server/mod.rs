@@ -10,6 +10,9 @@ pub mod listener;
 pub mod places;
 pub mod progress;
 pub mod small;
+pub mod timer;
+pub mod tls;
 pub mod workers;
+pub mod write_deadline;
 
 pub use config::{Config, Timeouts};

@@ -1,7 +1,7 @@
 //! What one client connection is doing just now, as its io wrapper, its service and its bodies see it. The io wrapper asks
 //! it which deadline holds for the next byte; the drain tells it to hurry.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ pub struct Progress {
     exchanges: AtomicU32,
     served: AtomicU32,
     thinking: AtomicU32,
-    /// Microseconds from `began` to the end of the last exchange.
+    stalled: AtomicBool,
+    /// Microseconds from `began` to the end of the last exchange, or of the last write that had to wait.
     idle_after: AtomicU64,
     unread: Unread,
     hurried_since: OnceLock<Instant>,
@@ -38,6 +39,7 @@ impl Progress {
             exchanges: AtomicU32::new(0),
             served: AtomicU32::new(0),
             thinking: AtomicU32::new(0),
+            stalled: AtomicBool::new(false),
             idle_after: AtomicU64::new(0),
             unread: Unread::default(),
             hurried_since: OnceLock::new(),
@@ -60,6 +62,27 @@ impl Progress {
     /// that can be had at once, or is being sent, still goes out to a client that has merely said all it had to say.
     pub fn can_be_given_up(&self) -> bool {
         !self.in_exchange() || self.thinking.load(Ordering::Relaxed) > 0
+    }
+
+    /// Notes a write that cannot proceed.
+    pub fn stall(&self) {
+        self.stalled.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that it went on.
+    pub fn go_on(&self) {
+        self.stalled.store(false, Ordering::Relaxed);
+        self.note_idle();
+    }
+
+    /// Whether the peer has yet to read what we write.
+    pub fn is_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
+    fn note_idle(&self) {
+        let after = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.idle_after.store(after, Ordering::Relaxed);
     }
 
     /// Since when no exchange has been under way; the connection's beginning, when there was none.
@@ -104,9 +127,7 @@ impl Drop for Thinking<'_> {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let progress = &self.0;
-        progress.exchanges.fetch_sub(1, Ordering::Relaxed);
-        let after = u64::try_from(progress.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        progress.idle_after.store(after, Ordering::Relaxed);
+        self.0.exchanges.fetch_sub(1, Ordering::Relaxed);
+        self.0.note_idle();
     }
 }

@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::connection::Connections;
 use super::drain::Drain;
+use super::listener::Entrance;
 use super::places::Place;
 
 /// Connections a busy worker may have waiting; past it, accepting waits.
@@ -22,6 +23,8 @@ const LANE: usize = 1024;
 pub struct Accepted {
     /// The socket, bound to no runtime yet.
     pub stream: std::net::TcpStream,
+    /// The listener it came to.
+    pub entrance: Entrance,
     /// Who is at its other end.
     pub peer: SocketAddr,
     /// Its place among all connections.

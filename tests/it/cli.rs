@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use crate::support::client::Connection;
 use crate::support::origin::{Answer, Origin};
 use crate::support::tickets;
+use crate::support::tls::{Authority, HTTP_1};
 
 const SAMPLE: &str = "gQH47joAAAAAAAAAASxodHRwOi8vd2VpeGluLnFxLmNvbS9xL2taZ2Z3TVRtNzJXV1Brb3ZhYmJJAAIEZ23sUwMEmm3sUw==";
 
@@ -124,6 +125,23 @@ async fn it_says_where_it_listens_serves_and_ends_well_on_sigterm() {
     server.log_line_saying("draining; a second signal ends it at once");
     server.signal(Signal::INT);
     assert_eq!(server.exit_code(), Some(0), "nothing was open");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_says_where_it_listens_with_tls_and_that_it_does_not_in_the_clear() {
+    let authority = Authority::new();
+    authority.install();
+    let directory = TempDir::new().unwrap();
+    let arguments = ["--listen", "off", "--admin-listen", "127.0.0.1:0"];
+    let mut command = ticketgate(&directory, &arguments);
+    let variables =
+        [("LISTEN", "127.0.0.1:0".into()), ("CERT", authority.file("cert.pem")), ("KEY", authority.file("key.pem"))];
+    command.envs(variables.map(|(name, value): (_, std::path::PathBuf)| (format!("TICKETGATE_TLS_{name}"), value)));
+    let mut server = Server::run(command, directory);
+    let listening = server.log_line_saying("listening");
+    assert_eq!(listening["public"], "off");
+    let stream = authority.connect(address(&listening, "tls"), &[HTTP_1]).await;
+    assert_eq!(Connection::over(stream).get("/", "").await.status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,3 +20,4 @@ mod parts;
 mod server;
 mod stale;
 mod tls_origin;
+mod tls_server;

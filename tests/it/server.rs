@@ -198,7 +198,7 @@ async fn past_max_connections_newcomers_wait_for_a_place() {
 async fn a_port_in_use_is_not_shared() {
     let (origin, proxy) = proxy_with(|_| {}).await;
     let mut config = ticketgate::config::Config::default();
-    config.server.listen = proxy.address();
+    config.server.listen = Some(proxy.address());
     config.origin.url = origin.url().parse().unwrap();
     assert!(ticketgate::app::App::bind(config, ticketgate::app::Surroundings::default()).is_err());
 }

@@ -14,9 +14,10 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::CertificateParams;
 use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 use ticketgate::fault::Faults;
 use tokio::io::copy_bidirectional;
@@ -27,15 +28,13 @@ use tokio_rustls::TlsAcceptor;
 use crate::support::origin::jpeg;
 use crate::support::proxy::Proxy;
 use crate::support::tickets;
-
-const HTTP_1: &[u8] = b"http/1.1";
-const HTTP_2: &[u8] = b"h2";
+use crate::support::tls::{Authority, HTTP_1, HTTP_2};
 
 struct TlsOrigin {
     address: SocketAddr,
     ca_file: PathBuf,
     seen: Arc<Seen>,
-    _directory: TempDir,
+    _authority: Authority,
 }
 
 #[derive(Default)]
@@ -77,26 +76,24 @@ impl TlsOrigin {
 
 /// An origin whose certificate is for `name`, with an authority of its own.
 async fn tls_origin(name: &str, alpn: &[&[u8]]) -> TlsOrigin {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
-    let directory = TempDir::new().unwrap();
-    let ca_file = directory.path().join("ca.pem");
-    std::fs::write(&ca_file, authority.pem()).unwrap();
+    let authority = Authority::new();
+    let issued = authority.issue(|params| {
+        params.subject_alt_names = CertificateParams::new([name.to_owned()]).unwrap().subject_alt_names;
+    });
+    let ca_file = authority.ca_file();
 
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let secret = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let mut tls = builder.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], secret).unwrap();
+    let certificate = CertificateDer::from_pem_slice(issued.cert.as_bytes()).unwrap();
+    let secret = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
+    let mut tls = builder.with_no_client_auth().with_single_cert(vec![certificate], secret).unwrap();
     tls.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let seen = Arc::new(Seen::default());
     tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(tls)), Arc::clone(&seen)));
-    TlsOrigin { address, ca_file, seen, _directory: directory }
+    TlsOrigin { address, ca_file, seen, _authority: authority }
 }
 
 /// Speaks what was negotiated.
@@ -267,7 +264,7 @@ fn a_ca_file_without_a_certificate_is_an_error_at_start() {
     let empty = directory.path().join("ca.pem");
     std::fs::write(&empty, "no certificate").unwrap();
     let mut config = ticketgate::config::Config::default();
-    config.server.listen = "127.0.0.1:0".parse().unwrap();
+    config.server.listen = Some("127.0.0.1:0".parse().unwrap());
     config.admin.listen = None;
     config.origin.ca_file = Some(empty);
     let error = ticketgate::app::App::bind(config, ticketgate::app::Surroundings::default()).err().expect("an error");

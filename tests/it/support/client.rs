@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -33,8 +33,8 @@ impl Response {
     }
 }
 
-pub struct Connection {
-    stream: TcpStream,
+pub struct Connection<T = TcpStream> {
+    stream: T,
     unread: Vec<u8>,
 }
 
@@ -42,8 +42,10 @@ impl Connection {
     pub async fn open(address: SocketAddr) -> Self {
         Self::over(TcpStream::connect(address).await.unwrap())
     }
+}
 
-    pub fn over(stream: TcpStream) -> Self {
+impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
+    pub fn over(stream: T) -> Self {
         Self { stream, unread: Vec::new() }
     }
 
@@ -76,7 +78,7 @@ impl Connection {
             && matches!(timeout(PATIENCE, self.stream.read(&mut byte)).await.expect("a close in time"), Ok(0) | Err(_))
     }
 
-    pub fn into_stream(self) -> TcpStream {
+    pub fn into_stream(self) -> T {
         self.stream
     }
 

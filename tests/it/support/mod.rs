@@ -6,6 +6,7 @@ pub mod origin;
 pub mod proxy;
 pub mod scanner;
 pub mod tickets;
+pub mod tls;
 
 use std::time::Duration;
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -123,7 +123,7 @@ async fn converse(mut stream: TcpStream, state: Arc<State>) {
     }
 }
 
-pub async fn read_head(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Option<String> {
+pub async fn read_head<T: AsyncRead + Unpin>(stream: &mut T, unread: &mut Vec<u8>) -> Option<String> {
     loop {
         if let Some(end) = unread.windows(4).position(|window| window == b"\r\n\r\n") {
             let rest = unread.split_off(end + 4);

@@ -36,7 +36,7 @@ impl Proxy {
 
     pub fn configured(faults: Faults, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
-        config.server.listen = "127.0.0.1:0".parse().unwrap();
+        config.server.listen = Some("127.0.0.1:0".parse().unwrap());
         config.admin.listen = Some("127.0.0.1:0".parse().unwrap());
         change(&mut config);
         let (clock, hands) = Clock::adjustable();
@@ -46,7 +46,11 @@ impl Proxy {
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.running.addresses().public
+        self.running.addresses().public.unwrap()
+    }
+
+    pub fn tls(&self) -> SocketAddr {
+        self.running.addresses().tls.unwrap()
     }
 
     pub fn admin(&self) -> SocketAddr {

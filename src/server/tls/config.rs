@@ -1,0 +1,15 @@
+//! The TLS listener.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// `[tls]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// `listen`: where; port 0 picks a free one, `None` is off.
+    pub listen: Option<SocketAddr>,
+    /// `cert`: the certificate chain, PEM, the server's own first.
+    pub cert: Option<PathBuf>,
+    /// `key`: its private key, PEM.
+    pub key: Option<PathBuf>,
+}

@@ -1,0 +1,97 @@
+//! A private authority, its certificates on disk, and clients that believe it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use tempfile::TempDir;
+use ticketgate::config::Config;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+pub const HTTP_1: &[u8] = b"http/1.1";
+pub const HTTP_2: &[u8] = b"h2";
+
+pub struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    directory: TempDir,
+}
+
+/// A certificate and its key, PEM.
+pub struct Issued {
+    pub cert: String,
+    pub key: String,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        Self { issuer, directory: TempDir::new().unwrap() }
+    }
+
+    pub fn issue(&self, change: impl FnOnce(&mut CertificateParams)) -> Issued {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        Issued { cert: certificate.pem(), key: key.serialize_pem() }
+    }
+
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, pem: &str) -> PathBuf {
+        std::fs::write(self.file(name), pem).unwrap();
+        self.file(name)
+    }
+
+    /// Puts a new certificate for `localhost` where `configure` looks for it.
+    pub fn install(&self) -> Issued {
+        let issued = self.issue(|_| {});
+        self.write("cert.pem", &issued.cert);
+        self.write("key.pem", &issued.key);
+        issued
+    }
+
+    pub fn configure(&self, config: &mut Config) {
+        let tls = &mut config.server.tls;
+        tls.listen = Some("127.0.0.1:0".parse().unwrap());
+        (tls.cert, tls.key) = (Some(self.file("cert.pem")), Some(self.file("key.pem")));
+    }
+
+    pub fn ca_file(&self) -> PathBuf {
+        self.write("ca.pem", &self.issuer.pem())
+    }
+
+    pub fn client(&self, versions: &[&'static SupportedProtocolVersion], alpn: &[&[u8]]) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+        let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        TlsConnector::from(Arc::new(config))
+    }
+
+    pub async fn connect(&self, address: SocketAddr, alpn: &[&[u8]]) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(address).await.unwrap();
+        self.over(stream, alpn).await.unwrap()
+    }
+
+    pub async fn over<T: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: T,
+        alpn: &[&[u8]],
+    ) -> std::io::Result<TlsStream<T>> {
+        let name = ServerName::try_from("localhost").unwrap();
+        self.client(rustls::DEFAULT_VERSIONS, alpn).connect(name, stream).await
+    }
+}
