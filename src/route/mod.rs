@@ -117,11 +117,16 @@ impl Kind {
 }
 
 /// Checks what RFC 9112 §3.2 demands of `Host`: exactly one on HTTP/1.1, well-formed, and the same authority as an
-/// absolute request target's.
+/// absolute request target's. That is also `:authority` of HTTP/2, which may stand alone (RFC 9113 §8.3.1).
 pub fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), BadRequest> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let Some(host) = hosts.next() else {
-        return if version == Version::HTTP_11 { Err(BadRequest::NoHost) } else { Ok(()) };
+        return match (version, uri.authority()) {
+            (Version::HTTP_2, Some(authority)) if is_authority(authority.as_str()) => Ok(()),
+            (Version::HTTP_2, Some(_)) => Err(BadRequest::MalformedHost),
+            (Version::HTTP_2 | Version::HTTP_11, _) => Err(BadRequest::NoHost),
+            _ => Ok(()),
+        };
     };
     if hosts.next().is_some() {
         return Err(BadRequest::SeveralHosts);
@@ -152,7 +157,7 @@ impl BadRequest {
 impl std::fmt::Display for BadRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::NoHost => "HTTP/1.1 needs a Host header field",
+            Self::NoHost => "the request names no host; HTTP/1.1 needs a Host header field",
             Self::SeveralHosts => "the request has several Host header fields; send one",
             Self::MalformedHost => "the Host header field is not a host with an optional port",
             Self::DifferentHost => "the Host header field and the request target name different hosts",
@@ -219,5 +224,12 @@ mod tests {
         }
         assert_eq!(host(http11, "http://a/", &["b"]), Err(BadRequest::DifferentHost));
         assert_eq!(host(http11, "http://a/", &["A"]), Ok(()));
+        let http2 = Version::HTTP_2;
+        assert_eq!(host(http2, "https://a/", &[]), Ok(()));
+        assert_eq!(host(http2, "https://a/", &["a"]), Ok(()));
+        assert_eq!(host(http2, "https://a/", &["b"]), Err(BadRequest::DifferentHost));
+        assert_eq!(host(http2, "/", &["a"]), Ok(()));
+        assert_eq!(host(http2, "/", &[]), Err(BadRequest::NoHost));
+        assert_eq!(host(http2, "https://user@a/", &[]), Err(BadRequest::MalformedHost));
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,34 +21,36 @@ use tokio_rustls::server::TlsStream;
 use super::Timeouts;
 use super::deadline_io::DeadlineIo;
 use super::drain::Drain;
+use super::http2::Streams;
 use super::listener::Entrance;
 use super::progress::{Exchange, Progress};
-use super::tls::Tls;
+use super::tls::{self, Tls};
 use super::workers::Accepted;
 use super::write_deadline::WriteDeadline;
 use crate::body::Body;
-use crate::body::timed::TimedBody;
+use crate::body::timed::{TimedBody, Unread};
 use crate::exchange::Exchanges;
 use crate::metrics::Metrics;
 use crate::peer::{Peer, Scheme};
 
 /// Header fields in one head; hyper answers 431 past it.
-const MAX_HEADERS: usize = 128;
+pub(super) const MAX_HEADERS: usize = 128;
 
 /// Bytes of one head: real apps carry big cookies.
-const MAX_HEAD: usize = 32 * 1024;
+pub(super) const MAX_HEAD: usize = 32 * 1024;
 
 /// Bytes hyper may read ahead, of an upload say; left alone it grows to some 400 KiB a connection.
 const MAX_READ_AHEAD: usize = 64 * 1024;
 
 /// Serves the connections of one worker.
 pub struct Connections {
-    exchanges: Exchanges,
-    timeouts: Timeouts,
-    drain: Drain,
+    pub(super) exchanges: Exchanges,
+    pub(super) timeouts: Timeouts,
+    pub(super) drain: Drain,
     metrics: Arc<Metrics>,
     tls: Option<Arc<Tls>>,
     http1: http1::Builder,
+    pub(super) http2: http2::Builder<Streams>,
 }
 
 /// A client's socket.
@@ -66,7 +68,8 @@ impl Connections {
         let mut http1 = http1::Builder::new();
         // `pipeline_flush` stays off: it would copy every body to put it behind its head. No timer: DeadlineIo has them.
         http1.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD).max_buf_size(MAX_READ_AHEAD).half_close(false);
-        Self { exchanges, timeouts, drain, metrics, tls, http1 }
+        let http2 = super::http2::builder(&timeouts);
+        Self { exchanges, timeouts, drain, metrics, tls, http1, http2 }
     }
 
     /// The drain these connections heed.
@@ -75,7 +78,7 @@ impl Connections {
     }
 
     /// Serves one connection to its end. Dropping the future resets it.
-    pub async fn serve(&self, accepted: Accepted) {
+    pub async fn serve(self: Arc<Self>, accepted: Accepted) {
         let Accepted { stream, entrance, peer: address, place: _place } = accepted;
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         let _open = self.metrics.connection_opened();
@@ -94,10 +97,14 @@ impl Connections {
         }
     }
 
-    async fn serve_tls(&self, stream: TcpStream, peer: Peer) {
+    async fn serve_tls(self: Arc<Self>, stream: TcpStream, peer: Peer) {
         let progress = Progress::start();
         let Some(stream) = self.shake_hands(stream, peer, &progress).await else { return };
-        self.speak_http1(stream, peer, progress).await;
+        if tls::speaks_http2(&stream) {
+            self.speak_http2(stream, peer, progress).await;
+        } else {
+            self.speak_http1(stream, peer, progress).await;
+        }
     }
 
     /// A silent connection costs a socket and this future, no buffers.
@@ -163,13 +170,18 @@ impl Connections {
         progress: &Progress,
     ) -> Result<Response<SentBody>, Infallible> {
         let thinking = exchange.think();
-        let request = request.map(|body| TimedBody::new(body, self.timeouts.body, progress.unread().clone()));
-        let mut response = self.exchanges.serve(request, peer).await;
+        let mut response = self.answer(request, peer, progress.unread().clone()).await;
         drop(thinking);
         if progress.unread().is_left() || self.drain.is_announced() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok(response.map(|body| SentBody { body, _exchange: exchange }))
+        Ok(response.map(|body| SentBody::new(body, exchange)))
+    }
+
+    /// Has `request` answered; `unread` learns when its body is dropped early.
+    pub(super) async fn answer(&self, request: Request<Incoming>, peer: Peer, unread: Unread) -> Response<Body> {
+        let request = request.map(|body| TimedBody::new(body, self.timeouts.body, unread));
+        self.exchanges.serve(request, peer).await
     }
 }
 
@@ -177,6 +189,12 @@ impl Connections {
 pub struct SentBody {
     body: Body,
     _exchange: Exchange,
+}
+
+impl SentBody {
+    pub(super) fn new(body: Body, exchange: Exchange) -> Self {
+        Self { body, _exchange: exchange }
+    }
 }
 
 impl http_body::Body for SentBody {

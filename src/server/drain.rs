@@ -19,7 +19,8 @@ impl Drain {
     /// A view for one thread: waiting on it contends with no other thread.
     #[must_use]
     pub fn for_thread(&self) -> Self {
-        Self { listener_gone: self.listener_gone.child_token(), ..self.clone() }
+        let (announcement, listener_gone) = (self.announcement.child_token(), self.listener_gone.child_token());
+        Self { announcement, listener_gone, ..self.clone() }
     }
 
     /// Starts the drain: readiness is false, and every answer closes its connection.

@@ -6,6 +6,7 @@ pub mod connection;
 pub mod deadline_io;
 pub mod drain;
 pub mod files;
+mod http2;
 pub mod listener;
 pub mod places;
 pub mod progress;

@@ -80,7 +80,8 @@ impl Progress {
         self.stalled.load(Ordering::Relaxed)
     }
 
-    fn note_idle(&self) {
+    /// Notes that a request is waited for from now on.
+    pub fn note_idle(&self) {
         let after = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.idle_after.store(after, Ordering::Relaxed);
     }

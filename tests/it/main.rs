@@ -19,5 +19,6 @@ mod origin_trouble;
 mod parts;
 mod server;
 mod stale;
+mod tls_http2;
 mod tls_origin;
 mod tls_server;

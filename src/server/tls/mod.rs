@@ -16,7 +16,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 /// What we speak over TLS, best first.
-const PROTOCOLS: [&[u8]; 1] = [b"http/1.1"];
+const PROTOCOLS: [&[u8]; 2] = [HTTP_2, b"http/1.1"];
+const HTTP_2: &[u8] = b"h2";
 
 /// Of all connections, those that may be in a handshake at once: half-open ones hold buffers, and no client may hold all of
 /// these, since its share of connections is smaller.
@@ -46,4 +47,9 @@ impl Tls {
         let _room = self.at_once.acquire().await.expect("the semaphore is never closed");
         self.acceptor.accept(socket).await
     }
+}
+
+/// Whether the handshake chose HTTP/2; nothing else may.
+pub fn speaks_http2<T>(stream: &TlsStream<T>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(HTTP_2)
 }

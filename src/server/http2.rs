@@ -1,0 +1,321 @@
+//! One client connection that speaks HTTP/2, which only a TLS handshake can choose. [`super::deadline_io`] counts requests as
+//! HTTP/1.1 frames them, one after the other; here they lie side by side, so that the waits are watched where they can be
+//! seen:
+//!
+//! | the connection waits for | deadline | then |
+//! |---|---|---|
+//! | the first request, the preface before it included | `timeouts.head`, from the handshake | closed |
+//! | another request | `timeouts.keep_alive`, from the end of the last answer | GOAWAY, closed |
+//! | the next piece of a request's body | `timeouts.body` ([`crate::body::timed`]) | 408, or the stream ends |
+//! | a window for the next piece of an answer | `timeouts.write` | that stream is reset |
+//! | the peer to read at all | `timeouts.write` ([`super::write_deadline`]) | closed |
+//! | an answer to a ping | 20 s | closed |
+//!
+//! A drain sends GOAWAY when it is announced: what was sent before the client heard of it is still answered. So does an
+//! answer that would close a connection of HTTP/1.1. A body that nobody reads is told to stop, and its connection goes on.
+
+use std::convert::Infallible;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2::Builder;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use super::Timeouts;
+use super::connection::{Connections, MAX_HEAD, MAX_HEADERS, SentBody};
+use super::progress::{Exchange, Progress};
+use crate::body::timed::Unread;
+use crate::peer::Peer;
+use crate::respond;
+
+/// Requests under way on one connection.
+const MAX_STREAMS: u32 = 100;
+/// Bytes that a client may send ahead of whoever reads them, of one request
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// and of all on a connection.
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// Bytes of an answer that wait for a window.
+const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// Streams reset by the client before we looked at them; past it the connection is closed (rapid reset).
+const MAX_RESET_BEFORE_ACCEPT: usize = 20;
+/// Streams that we had to reset for the client's mistakes; past it the connection is closed.
+const MAX_RESET_BY_US: usize = 32;
+/// Requests given up before their answer was found; past it a client is told to connect anew, and past it again it has to.
+/// A page that is left gives up its images, but not so many again and again.
+const MAX_GIVEN_UP: u32 = 200;
+/// Silence after which a peer is asked whether it is still there,
+const PING_AFTER: Duration = Duration::from_secs(30);
+/// and how long it has to answer.
+const PONG_WITHIN: Duration = Duration::from_secs(20);
+/// For GOAWAY to reach a peer that never asked for anything.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The settings, and their limits.
+pub(super) fn builder(timeouts: &Timeouts) -> Builder<Streams> {
+    let mut http2 = Builder::new(Streams { write: timeouts.write });
+    http2
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .max_pending_accept_reset_streams(MAX_RESET_BEFORE_ACCEPT)
+        .max_local_error_reset_streams(MAX_RESET_BY_US)
+        .keep_alive_interval(PING_AFTER)
+        .keep_alive_timeout(PONG_WITHIN);
+    http2
+}
+
+/// One connection, as its streams see it.
+struct Conversation {
+    connections: Arc<Connections>,
+    peer: Peer,
+    progress: Arc<Progress>,
+    given_up: AtomicU32,
+    /// An answer said that the connection closes.
+    closes: Notify,
+    /// Requests are given up again and again.
+    too_much: Notify,
+}
+
+impl Connections {
+    /// Serves `socket`, whose handshake chose HTTP/2, to its end. Dropping the future resets it.
+    pub(super) async fn speak_http2<T>(self: Arc<Self>, socket: T, peer: Peer, progress: Arc<Progress>)
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        progress.note_idle();
+        let conversation = Arc::new(Conversation::new(Arc::clone(&self), peer, progress));
+        let service = service_fn(|request| {
+            let conversation = Arc::clone(&conversation);
+            let exchange = conversation.progress.begin();
+            async move { Ok::<_, Infallible>(conversation.exchange(request, exchange).await) }
+        });
+        let mut connection = pin!(self.http2.serve_connection(TokioIo::new(socket), service));
+        let ended = tokio::select! {
+            biased;
+            ended = &mut connection => ended,
+            () = conversation.nears_its_end() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    biased;
+                    ended = connection => ended,
+                    () = conversation.is_quiet() => Ok(()),
+                    // Somebody who gives up requests is not one who heeds GOAWAY.
+                    () = conversation.too_much.notified() => Ok(()),
+                }
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, peer = %peer.address, "a connection broke");
+        }
+    }
+}
+
+impl Conversation {
+    fn new(connections: Arc<Connections>, peer: Peer, progress: Arc<Progress>) -> Self {
+        let (closes, too_much) = (Notify::new(), Notify::new());
+        Self { connections, peer, progress, given_up: AtomicU32::new(0), closes, too_much }
+    }
+
+    /// Ends when the client should be told to go.
+    async fn nears_its_end(&self) {
+        let Connections { drain, timeouts, .. } = &*self.connections;
+        tokio::select! {
+            () = drain.announcement() => {}
+            () = self.closes.notified() => {}
+            () = self.too_much.notified() => {}
+            () = self.idles(self.progress.idle_since(), timeouts.keep_alive, timeouts.head) => {}
+        }
+    }
+
+    /// Ends when a client that was told to go has nothing under way any more, and does not go. What is still in buffers
+    /// must be read in the time of a write.
+    async fn is_quiet(&self) {
+        self.idles(Instant::now(), self.connections.timeouts.write, FAREWELL).await;
+    }
+
+    /// Ends when nothing has been under way for `limit`, counted from `beginning` at the earliest; for `at_first` when
+    /// nothing ever was.
+    async fn idles(&self, beginning: Instant, limit: Duration, at_first: Duration) {
+        loop {
+            let limit = if self.progress.served() > 0 { limit } else { at_first };
+            let idle_since = self.progress.idle_since().max(beginning);
+            let since = if self.progress.in_exchange() { Instant::now() } else { idle_since };
+            if Instant::now() >= since + limit {
+                return;
+            }
+            sleep_until(since + limit).await;
+        }
+    }
+
+    async fn exchange(&self, mut request: Request<Incoming>, exchange: Exchange) -> Response<PacedBody> {
+        join_cookies(request.headers_mut());
+        let unanswered = Unanswered(Some(self));
+        let mut response = if request.headers().len() > MAX_HEADERS {
+            self.connections.exchanges.malformed(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, self.peer);
+            let text = "the request has too many header fields";
+            respond::text(request.method(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text)
+        } else {
+            self.connections.answer(request, self.peer, Unread::default()).await
+        };
+        unanswered.was_answered();
+        // What would close a connection of HTTP/1.1, which knows the field only as a mistake (RFC 9113 §8.2.2).
+        if response.headers_mut().remove(header::CONNECTION).is_some() {
+            self.closes.notify_one();
+        }
+        let pace = PACE.try_with(Arc::clone).unwrap_or_default();
+        pace.client_owes();
+        response.map(|body| PacedBody { body: SentBody::new(body, exchange), pace })
+    }
+}
+
+/// Clients may part cookies for the sake of compression; elsewhere there is one field (RFC 9113 §8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1 {
+        let cookies = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).expect("joined from values by visible ASCII");
+        headers.insert(header::COOKIE, cookies);
+    }
+}
+
+/// A request without its answer; dropped in this state it was given up.
+struct Unanswered<'a>(Option<&'a Conversation>);
+
+impl Unanswered<'_> {
+    fn was_answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        let Some(conversation) = self.0 else { return };
+        let before = conversation.given_up.fetch_add(1, Ordering::Relaxed);
+        if before % MAX_GIVEN_UP == MAX_GIVEN_UP - 1 {
+            conversation.too_much.notify_one();
+        }
+    }
+}
+
+tokio::task_local! {
+    /// Of the stream whose task runs.
+    static PACE: Arc<Pace>;
+}
+
+/// Runs the streams of a connection, and resets those whose answer finds no window in time.
+#[derive(Debug, Clone)]
+pub(super) struct Streams {
+    write: Duration,
+}
+
+impl<F> Executor<F> for Streams
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, stream: F) {
+        let write = self.write;
+        let pace = Arc::new(Pace::default());
+        // Ends with its stream, which ends with its connection.
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                _ = PACE.scope(Arc::clone(&pace), stream) => {}
+                // Dropping the stream resets it.
+                () = pace.is_lost(write) => {}
+            }
+        });
+    }
+}
+
+/// Who has to move for an answer to go on.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Since when the client has to make room for a piece; `None` while it is ours to bring one.
+    owed_since: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    fn client_owes(&self) {
+        self.set(Some(Instant::now()));
+    }
+
+    fn we_owe(&self) {
+        self.set(None);
+    }
+
+    fn set(&self, since: Option<Instant>) {
+        *self.owed_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// Ends when the client has made no room for `limit`.
+    async fn is_lost(&self, limit: Duration) {
+        loop {
+            let owed = *self.owed_since.lock().unwrap_or_else(PoisonError::into_inner);
+            let since = owed.unwrap_or_else(Instant::now);
+            if Instant::now() >= since + limit {
+                return;
+            }
+            sleep_until(since + limit).await;
+        }
+    }
+}
+
+/// A response body that is asked for a piece when there is a window for one.
+struct PacedBody {
+    body: SentBody,
+    pace: Arc<Pace>,
+}
+
+impl http_body::Body for PacedBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_ready() {
+            self.pace.client_owes();
+        } else {
+            self.pace.we_owe();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parted_cookies_become_one_field() {
+        let mut headers = HeaderMap::new();
+        for crumb in ["a=1", "b=2", "c=\u{e9}"] {
+            headers.append(header::COOKIE, HeaderValue::from_bytes(crumb.as_bytes()).unwrap());
+        }
+        join_cookies(&mut headers);
+        let all: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        assert_eq!(all, ["a=1; b=2; c=\u{e9}".as_bytes()]);
+    }
+}
