@@ -12,6 +12,7 @@
 //! 8. **wait** for the fill, which spends the origin's budget itself;
 //! 9. **respond** — from an allow-list ([`crate::reply`], [`crate::respond`]).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,10 +22,10 @@ use tokio::time::timeout;
 use crate::body::timed::TimedBody;
 use crate::cache::entry::Image;
 use crate::cache::stale::Plan;
-use crate::cache::status::{self, Forward};
+use crate::cache::status::Forward;
 use crate::cache::{Cache, Known};
 use crate::clock::Clock;
-use crate::fill::{Filled, Fills, Joined};
+use crate::fill::{Fills, Joined};
 use crate::forward::Forward as App;
 use crate::limit::{Admitted, Client, Limits, Trust};
 use crate::metrics::Reading;
@@ -128,23 +129,38 @@ impl Proxy {
         client: Client,
         admitted: Admitted,
     ) -> Result<Reply, Refusal> {
-        let fetch = self.fetch(ticket, client, admitted, Forward::Stale);
-        let detail = match plan {
-            Plan::Ask => return fetch.await,
-            Plan::AskBriefly => {
-                let came = timeout(PATIENCE, fetch).await.ok();
-                return match came {
-                    Some(Ok(reply)) if !reply.is_failure() => Ok(reply),
-                    came => Ok(Reply::stale_instead(image, came.as_ref(), admitted)),
-                };
-            }
+        match plan {
+            Plan::Ask => self.fetch(ticket, client, admitted, Forward::Stale).await,
+            Plan::AskBriefly => Ok(self.ask_briefly(image, ticket, admitted).await),
             Plan::ShowAndRefresh => {
                 self.shared.fills.refresh(ticket);
-                "stale-while-revalidate"
+                Ok(Reply::stale(image, "stale-while-revalidate", admitted))
             }
-            Plan::Show => "stale-if-error",
+            Plan::Show => Ok(Reply::stale(image, "stale-if-error", admitted)),
+        }
+    }
+
+    /// Waits a little for a refresh, which spends the origin's budget alone (S13).
+    async fn ask_briefly(&self, image: Arc<Image>, ticket: &Ticket, admitted: Admitted) -> Reply {
+        let filling = match self.shared.fills.join_or_start(ticket) {
+            Joined::Found(found) => return Reply::found(found, admitted),
+            Joined::Filling(filling) => filling,
         };
-        Ok(Reply::Stale { image, asked: status::Asked::No, detail, admitted })
+        let collapsed = filling.collapsed;
+        let reply = |filled| Reply::filled(filled, Forward::Stale, collapsed, admitted);
+        let mut end = pin!(filling.end());
+        let came = timeout(PATIENCE, &mut end).await.ok().map(reply);
+        if let Some(reply) = came.as_ref().filter(|reply| !reply.is_failure()) {
+            return reply.clone();
+        }
+        // The wait may have outlasted the window, or the ticket.
+        if image.serves_on_error(self.shared.clock.now()) {
+            return Reply::stale_instead(image, came.as_ref(), admitted);
+        }
+        match came {
+            Some(reply) => reply,
+            None => reply(end.await),
+        }
     }
 
     /// Steps 5 to 8.
@@ -166,8 +182,7 @@ impl Proxy {
             }
         };
         let collapsed = filling.collapsed;
-        let Filled { verdict, origin_took } = filling.end().await; // 8
-        Ok(Reply::Filled { verdict, forward, collapsed, origin_took, admitted })
+        Ok(Reply::filled(filling.end().await, forward, collapsed, admitted)) // 8
     }
 
     async fn forward(&self, request: Request<TimedBody>, peer: Peer) -> Answered {

@@ -10,6 +10,7 @@ use crate::body::Body;
 use crate::cache::Found;
 use crate::cache::entry::{Image, Instead, Negative};
 use crate::cache::status::{self, Forward, Kept, Outcome};
+use crate::fill::Filled;
 use crate::fill::judge::{EXPIRED, Storable, Verdict};
 use crate::forward::ForwardFailure;
 use crate::limit::{Admitted, Client, Refused};
@@ -25,7 +26,7 @@ const NO_APP: &str = "no such page here; set `app` to forward other paths";
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// How an image request ended.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Reply {
     /// The cache had something.
     Found(Found, Admitted),
@@ -37,6 +38,8 @@ pub enum Reply {
         asked: status::Asked,
         /// The window that allows it, or why the origin's answer was of no use.
         detail: &'static str,
+        /// Of which the origin took so long, if it was asked and ended in time.
+        origin_took: Option<Duration>,
         /// The client's budget.
         admitted: Admitted,
     },
@@ -102,17 +105,29 @@ impl Reply {
         Self::Found(found, admitted)
     }
 
+    /// A fill ended.
+    pub fn filled(filled: Filled, forward: Forward, collapsed: bool, admitted: Admitted) -> Self {
+        let Filled { verdict, origin_took } = filled;
+        Self::Filled { verdict, forward, collapsed, origin_took, admitted }
+    }
+
+    /// Shows `image` without asking, as the window `detail` allows.
+    pub fn stale(image: Arc<Image>, detail: &'static str, admitted: Admitted) -> Self {
+        Self::Stale { image, asked: status::Asked::No, detail, origin_took: None, admitted }
+    }
+
     /// Shows `image` in place of what asking the origin came to; `None` when nothing came in time.
-    pub fn stale_instead(image: Arc<Image>, came: Option<&Result<Self, Refusal>>, admitted: Admitted) -> Self {
+    pub fn stale_instead(image: Arc<Image>, came: Option<&Self>, admitted: Admitted) -> Self {
+        let origin_took = came.and_then(Self::origin_took);
         let (asked, detail) = match came {
             None => (status::Asked::InVain, "origin-slow"),
-            Some(Err(refusal)) => (status::Asked::No, refusal.reason()),
-            Some(Ok(reply)) => {
-                let asked = reply.origin_status().map_or(status::Asked::InVain, status::Asked::Answered);
+            Some(reply) => {
+                let unanswered = if origin_took.is_some() { status::Asked::InVain } else { status::Asked::No };
+                let asked = reply.origin_status().map_or(unanswered, status::Asked::Answered);
                 (asked, reply.reason().unwrap_or("stale-if-error"))
             }
         };
-        Self::Stale { image, asked, detail, admitted }
+        Self::Stale { image, asked, detail, origin_took, admitted }
     }
 
     /// Whether a stale image is better than this (S23): a 404 is not worse, it is news.
@@ -198,7 +213,7 @@ impl Reply {
 
     fn origin_took(&self) -> Option<Duration> {
         match self {
-            Self::Filled { origin_took, .. } => *origin_took,
+            Self::Filled { origin_took, .. } | Self::Stale { origin_took, .. } => *origin_took,
             _ => None,
         }
     }

@@ -38,6 +38,7 @@ use crate::server::tls::Tls;
 use crate::server::tls::certificate::{BadCertificate, Certificate};
 use crate::server::workers::Workers;
 use crate::server::{self, files, listener};
+use crate::ticket::Expired;
 
 /// Threads for fills, the accept loop and the admin listener. Clients are served by others.
 const BACKGROUND_THREADS: usize = 2;
@@ -209,6 +210,7 @@ fn share(config: &Config, around: Surroundings, metrics: &Arc<Metrics>, run: &Ru
             negative_ttl: config.cache.negative_ttl,
             grace: config.cache.grace,
             pass_headers: config.cache.pass_headers.clone(),
+            remember_late: config.tickets.expired == Expired::Ask,
         },
         clock: clock.clone(),
         metrics: Arc::clone(metrics),

@@ -144,7 +144,9 @@ fn end_of_member(list: &[u8]) -> usize {
             _ => {}
         }
     }
-    list.len()
+    // A quote that is never closed quotes nothing: what follows it must not be lost.
+    let first_comma = || list.iter().position(|byte| *byte == b',');
+    if quoted { first_comma().unwrap_or(list.len()) } else { list.len() }
 }
 
 #[cfg(test)]
@@ -199,7 +201,20 @@ mod tests {
         assert!(control(&[r#"private="x-a, x-b""#]).private);
     }
 
+    #[test]
+    fn a_quote_that_is_never_closed_hides_nothing() {
+        assert!(control(&[r#"ext="x, no-store"#]).no_store);
+        assert_eq!(control(&[r#"max-age="1, must-revalidate"#]).max_age, seconds(0));
+        assert!(control(&[r#"max-age="1, must-revalidate"#]).must_revalidate);
+    }
+
     proptest! {
+        #[test]
+        fn nothing_before_it_hides_a_directive(before in "[ -~]{0,40}") {
+            let line = format!("{before}, no-store");
+            prop_assert!(control(&[&line]).no_store, "{}", line);
+        }
+
         #[test]
         fn no_bytes_make_it_panic(line in proptest::collection::vec(any::<u8>(), 0..200)) {
             if let Ok(value) = HeaderValue::from_bytes(&line) {

@@ -35,11 +35,13 @@ impl Directives {
         let said = Self::of(headers);
         let says_control = headers.contains_key(header::CACHE_CONTROL);
         let downstream = if says_control { said.downstream } else { self.downstream };
-        let targeted = said.targeted || self.targeted;
-        let shared = match (said.targeted, self.targeted) {
-            (true, _) => said.shared,
-            (false, true) => self.shared,
-            (false, false) => downstream,
+        // One that is there and not valid replaces the stored one all the same, and is then as good as absent.
+        let says_targeted = headers.contains_key(targeted::CDN_CACHE_CONTROL);
+        let targeted = if says_targeted { said.targeted } else { self.targeted };
+        let shared = match (targeted, says_targeted) {
+            (true, true) => said.shared,
+            (true, false) => self.shared,
+            (false, _) => downstream,
         };
         Self { shared, downstream, expires: said.expires.or(self.expires), targeted }
     }
@@ -88,6 +90,8 @@ mod tests {
         assert_eq!((renewed.shared.max_age, renewed.expires), (seconds(7), stored.expires));
         let targeted = stored.renewed(&head(&[("cdn-cache-control", "max-age=9")]));
         assert_eq!((targeted.shared.max_age, targeted.downstream.max_age), (seconds(9), seconds(5)));
+        let invalid = targeted.renewed(&head(&[("cdn-cache-control", "rubbish="), ("cache-control", "no-store")]));
+        assert!(invalid.shared.no_store && invalid.expires_counts());
         let again = targeted.renewed(&head(&[("cache-control", "max-age=1")]));
         assert_eq!((again.shared.max_age, again.downstream.max_age), (seconds(9), seconds(1)));
     }

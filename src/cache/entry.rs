@@ -87,8 +87,10 @@ impl Image {
     /// The entry that a 304 with the head `headers` makes of this one (RFC 9111 §4.3.4); `None` when the 304 speaks of
     /// something else.
     pub fn renewed(&self, headers: &HeaderMap, life: &Life) -> Option<Self> {
+        if !self.is_meant_by(headers) {
+            return None;
+        }
         let (said, etag_is_ours) = match origin_etag(headers) {
-            Some(said) if !self.etag_is_ours && !same_version(&said, &self.etag) => return None,
             Some(said) => (said, false),
             None => (self.etag.clone(), self.etag_is_ours),
         };
@@ -97,6 +99,20 @@ impl Image {
         let renewed = Self::build(self.body.clone(), self.format, said, etag_is_ours, own_fields, life);
         let passed_fields = self.passed_fields.clone();
         Some(Self { answered_by: StatusCode::NOT_MODIFIED, passed_fields, ..renewed })
+    }
+
+    /// RFC 9111 §4.3.4: a strong validator of a 304 must be the stored one; a weak one must correspond to it. A 304
+    /// without any speaks of what was asked for.
+    fn is_meant_by(&self, headers: &HeaderMap) -> bool {
+        let stored = (!self.etag_is_ours).then_some(&self.etag);
+        match origin_etag(headers) {
+            Some(said) if is_weak(&said) => stored.is_none_or(|stored| same_version(&said, stored)),
+            Some(said) => stored == Some(&said),
+            None => {
+                let own = self.field(&header::LAST_MODIFIED);
+                last_modified(headers).is_none_or(|said| own.is_none_or(|own| *own == said))
+            }
+        }
     }
 
     fn build(
@@ -207,19 +223,24 @@ impl Image {
 
 /// The weak comparison, since a 304 may weaken a tag (RFC 9110 §8.8.3.2).
 fn same_version(one: &ETag, other: &ETag) -> bool {
-    let opaque = |tag: &ETag| {
-        let mut value = Vec::with_capacity(1);
-        tag.encode(&mut value);
-        value.pop().map(|value| value.as_bytes().strip_prefix(b"W/").unwrap_or(value.as_bytes()).to_vec())
-    };
+    let opaque =
+        |tag: &ETag| tag_field(tag).map(|tag| tag.as_bytes().strip_prefix(b"W/").unwrap_or(tag.as_bytes()).to_vec());
     opaque(one) == opaque(other)
+}
+
+fn is_weak(tag: &ETag) -> bool {
+    tag_field(tag).is_some_and(|tag| tag.as_bytes().starts_with(b"W/"))
+}
+
+fn tag_field(tag: &ETag) -> Option<HeaderValue> {
+    let mut field = Vec::with_capacity(1);
+    tag.encode(&mut field);
+    field.pop()
 }
 
 fn describe(body: &[u8], etag: &ETag, modified: Option<HeaderValue>) -> Box<[(HeaderName, HeaderValue)]> {
     let length = HeaderValue::try_from(body.len().to_string()).expect("digits are visible ASCII");
-    let mut tag = Vec::with_capacity(1);
-    etag.encode(&mut tag);
-    let tag = tag.pop().map(|tag| (header::ETAG, tag));
+    let tag = tag_field(etag).map(|tag| (header::ETAG, tag));
     let modified = modified.map(|at| (header::LAST_MODIFIED, at));
     std::iter::once((header::CONTENT_LENGTH, length)).chain(tag).chain(modified).collect()
 }

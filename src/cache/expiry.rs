@@ -20,6 +20,16 @@ impl Expiry {
         Self { stated, wall, tick: now.tick + wall.since(now.wall) }
     }
 
+    /// The earlier of this deadline and one that was set before for the same end: a clock that was turned since must not
+    /// lengthen a life.
+    #[must_use]
+    pub fn no_later_than(self, before: Option<Self>) -> Self {
+        match before.filter(|before| before.stated == self.stated) {
+            None => self,
+            Some(before) => Self { wall: self.wall.min(before.wall), tick: self.tick.min(before.tick), ..self },
+        }
+    }
+
     /// Time left; zero once either clock says that it is over.
     pub fn left(&self, now: Moment) -> Duration {
         self.wall.since(now.wall).min(self.tick.since(now.tick))

@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 pub use config::Config;
 use entry::{Image, Negative};
+use expiry::Expiry;
 use memory::Memory;
 
 use crate::moment::Moment;
@@ -83,7 +84,9 @@ impl Cache {
             stale => stale,
         };
         let negative = self.negatives.get(ticket.canonical()).filter(|negative| negative.is_current(now.tick));
+        let usable = |image: &Image| image.serves_while_revalidating(now) || image.serves_on_error(now);
         match (stale, negative) {
+            (Some(image), Some(negative)) if !usable(&image) => Known::Answer(Found::Negative(negative)),
             (Some(image), refused) => Known::Stale { image, refused: refused.is_some() },
             (None, Some(negative)) => Known::Answer(Found::Negative(negative)),
             (None, None) => Known::Nothing,
@@ -101,6 +104,11 @@ impl Cache {
     /// The image of `ticket`, fresh or stale, unless its ticket's life is over.
     pub fn stored(&self, ticket: &Ticket, now: Moment) -> Option<Arc<Image>> {
         self.images.get(ticket.canonical()).filter(|image| !image.has_ended(now))
+    }
+
+    /// When the life of `ticket` ends, as far as an entry remembers; asked for entries that have ended too.
+    pub fn expiry(&self, ticket: &Ticket) -> Option<Expiry> {
+        self.images.get(ticket.canonical()).and_then(|image| image.expiry)
     }
 
     /// Keeps `image` while it can be of use.

@@ -117,7 +117,13 @@ pub fn barred(name: &HeaderName) -> Option<Barred> {
         | "ticket-expires"
         | "x-content-type-options"
         | "x-request-id" => Barred::Ours,
-        "alt-svc" | "clear-site-data" | "strict-transport-security" => Barred::Host,
+        "alt-svc"
+        | "clear-site-data"
+        | "expect-ct"
+        | "nel"
+        | "report-to"
+        | "reporting-endpoints"
+        | "strict-transport-security" => Barred::Host,
         "x-sendfile" => Barred::Front,
         name if name.ends_with("-cache-control") || name.starts_with("surrogate-") => Barred::Lifetime,
         name if name.starts_with("access-control-") => Barred::Cors,

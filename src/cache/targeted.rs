@@ -6,7 +6,8 @@ use sfv::{BareItem, Dictionary, ListEntry, Parser};
 
 use super::control::{Control, Seconds};
 
-const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
+/// The field's name.
+pub const CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
 /// The directives meant for us; `None` when `Cache-Control` counts.
 pub fn control(headers: &HeaderMap) -> Option<Control> {

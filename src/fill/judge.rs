@@ -37,6 +37,19 @@ pub struct Rules {
     pub grace: Grace,
     /// `cache.pass_headers`.
     pub pass_headers: PassHeaders,
+    /// Whether an answer past a ticket's life is remembered for a short while (S22).
+    pub remember_late: bool,
+}
+
+/// What is known of a ticket before an answer comes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Known<'a> {
+    /// What it says of itself.
+    pub facts: Option<&'a Facts>,
+    /// Its image, when one is held.
+    pub stored: Option<&'a Image>,
+    /// The deadline that was set for it before.
+    pub expiry: Option<Expiry>,
 }
 
 /// When the judgement is made, and what is known of the clocks.
@@ -62,6 +75,11 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Whether it is a 304 that renewed nothing.
+    pub const fn is_of_another_version(&self) -> bool {
+        matches!(self, Self::Failed(Failure::UnexpectedStatus(StatusCode::NOT_MODIFIED), _))
+    }
+
     /// Why a good image may only be shown, when that is so.
     pub const fn not_stored(&self) -> Option<&'static str> {
         match self {
@@ -82,18 +100,18 @@ pub enum Storable {
     Stale,
 }
 
-/// Judges `answer`, which came for a ticket that says `facts` of itself, and of which `stored` is held.
-pub fn judge(answer: Answer, facts: Option<&Facts>, stored: Option<&Image>, rules: &Rules, bench: Bench) -> Verdict {
+/// Judges `answer`, which came for a ticket of which `known` is known.
+pub fn judge(answer: Answer, known: Known<'_>, rules: &Rules, bench: Bench) -> Verdict {
     match answer.status {
-        StatusCode::OK => image(answer, facts, rules, bench),
-        StatusCode::NOT_MODIFIED => renewed(&answer, facts, stored, rules, bench),
+        StatusCode::OK => image(answer, known, rules, bench),
+        StatusCode::NOT_MODIFIED => renewed(&answer, known, rules, bench),
         StatusCode::NOT_FOUND | StatusCode::GONE => Verdict::Unknown(unknown(answer, rules, bench.now)),
         status if status.is_client_error() || status.is_server_error() => Verdict::Passed(passed(answer)),
         status => Verdict::Failed(Failure::UnexpectedStatus(status), None),
     }
 }
 
-fn image(answer: Answer, facts: Option<&Facts>, rules: &Rules, bench: Bench) -> Verdict {
+fn image(answer: Answer, known: Known<'_>, rules: &Rules, bench: Bench) -> Verdict {
     let Answer { headers, body, exchange, .. } = answer;
     let body = match body {
         Read::Whole(body) => body,
@@ -104,21 +122,22 @@ fn image(answer: Answer, facts: Option<&Facts>, rules: &Rules, bench: Bench) -> 
     let Some(format) = Format::of(&body) else {
         return Verdict::Failed(Failure::NotAnImage, Some(not_an_image(bench.now)));
     };
-    let life = life(&headers, Directives::of(&headers), exchange, facts, rules, bench);
+    let life = life(&headers, Directives::of(&headers), exchange, known, rules, bench);
     let image = Image::new(body, format, &headers, &life).passing(&rules.pass_headers, &headers);
-    let storable = storable(&headers, &image, facts, bench);
+    let storable = storable(&headers, &image, known.facts, bench);
     Verdict::Image(Arc::new(image), storable)
 }
 
 /// RFC 9111 §4.3.4.
-fn renewed(answer: &Answer, facts: Option<&Facts>, stored: Option<&Image>, rules: &Rules, bench: Bench) -> Verdict {
-    let unasked = Verdict::Failed(Failure::UnexpectedStatus(StatusCode::NOT_MODIFIED), None);
-    let Some(stored) = stored.filter(|stored| stored.validators() != Validators::default()) else { return unasked };
+fn renewed(answer: &Answer, known: Known<'_>, rules: &Rules, bench: Bench) -> Verdict {
+    let other_version = Verdict::Failed(Failure::UnexpectedStatus(StatusCode::NOT_MODIFIED), None);
+    let asked = known.stored.filter(|stored| stored.validators() != Validators::default());
+    let Some(stored) = asked else { return other_version };
     let said = stored.said.renewed(&answer.headers);
-    let life = life(&answer.headers, said, answer.exchange, facts, rules, bench);
-    let Some(image) = stored.renewed(&answer.headers, &life) else { return unasked };
+    let life = life(&answer.headers, said, answer.exchange, known, rules, bench);
+    let Some(image) = stored.renewed(&answer.headers, &life) else { return other_version };
     let image = image.passing(&rules.pass_headers, &answer.headers);
-    let storable = storable(&answer.headers, &image, facts, bench);
+    let storable = storable(&answer.headers, &image, known.facts, bench);
     Verdict::Image(Arc::new(image), storable)
 }
 
@@ -126,12 +145,13 @@ fn life(
     headers: &HeaderMap,
     said: Directives,
     exchange: Exchange,
-    facts: Option<&Facts>,
+    known: Known<'_>,
     rules: &Rules,
     bench: Bench,
 ) -> Life {
     let freshness = Freshness::of(headers, &said, exchange, rules.default_ttl);
-    let expiry = facts.and_then(Facts::expires).map(|stated| Expiry::new(stated, bench.now, bench.skew_millis));
+    let stated = known.facts.and_then(Facts::expires);
+    let expiry = stated.map(|stated| Expiry::new(stated, bench.now, bench.skew_millis).no_later_than(known.expiry));
     Life { said, freshness, grace: Grace::of(&said.shared, rules.grace), expiry }
 }
 
@@ -200,6 +220,7 @@ mod tests {
         negative_ttl: Duration::from_secs(10),
         grace: Grace::NONE,
         pass_headers: PassHeaders::NONE,
+        remember_late: true,
     };
     const JPEG: &[u8] = b"\xff\xd8\xff\xe0\0\x10JFIF\0";
 
@@ -218,7 +239,8 @@ mod tests {
     }
 
     fn verdict(answer: Answer, facts: Option<&Facts>) -> Verdict {
-        judge(answer, facts, None, &RULES, Bench { now: now(), skew_millis: 0 })
+        let known = Known { facts, ..Known::default() };
+        judge(answer, known, &RULES, Bench { now: now(), skew_millis: 0 })
     }
 
     fn storable_with(headers: &[(&'static str, &'static str)], facts: Option<&Facts>) -> Storable {

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flight::{Boarding, Flights, Permit, Seat};
-use judge::{Bench, Rules, Storable, Verdict};
+use judge::{Bench, Known, Rules, Storable, Verdict};
 use tokio::runtime::Handle;
 
-use crate::cache::entry::{Image, Instead, Negative};
+use crate::cache::entry::{Image, Instead, Negative, Validators};
 use crate::cache::expiry::Expiry;
 use crate::cache::{Cache, Found};
 use crate::clock::Clock;
@@ -146,29 +146,46 @@ impl Filled {
 
 impl Filler {
     async fn run(self: Arc<Self>, ticket: Ticket, permit: Permit<Filled>) {
+        let attempt = Attempt { filler: &self, ticket: &ticket };
         let filled = self.fill(&ticket).await.unwrap_or_else(Filled::unasked);
         self.keep(&ticket, &filled.verdict);
+        std::mem::forget(attempt);
         self.metrics.filled(filled.verdict.not_stored());
         permit.land(filled);
     }
 
     async fn fill(&self, ticket: &Ticket) -> Result<Filled, Failure> {
-        self.origin.check()?;
-        let admitted = if self.is_over(ticket) { self.limits.late_fill().await } else { self.limits.fill().await };
-        admitted.map_err(Failure::Budget)?;
+        self.admit(ticket).await?;
         self.faults.strike(Stage::Fetch);
         let stored = self.cache.stored(ticket, self.clock.now());
         let validators = stored.as_deref().map(Image::validators).unwrap_or_default();
-        let Fetched { answer, took } = self.origin.fetch(ticket, &validators).await?;
-        let origin_took = Some(took);
+        let filled = self.ask(ticket, stored.as_deref(), &validators).await?;
+        if validators != Validators::default() && filled.verdict.is_of_another_version() {
+            // RFC 9111 §4.3.3: what a 304 does not renew is asked for without conditions.
+            self.admit(ticket).await?;
+            return self.ask(ticket, None, &Validators::default()).await;
+        }
+        Ok(filled)
+    }
+
+    async fn admit(&self, ticket: &Ticket) -> Result<(), Failure> {
+        self.origin.check()?;
+        let admitted = if self.is_over(ticket) { self.limits.late_fill().await } else { self.limits.fill().await };
+        admitted.map(drop).map_err(Failure::Budget)
+    }
+
+    async fn ask(&self, ticket: &Ticket, stored: Option<&Image>, validators: &Validators) -> Result<Filled, Failure> {
+        let Fetched { answer, took } = self.origin.fetch(ticket, validators).await?;
         self.metrics.origin_answered(took);
         self.faults.strike(Stage::Judge);
         let bench = Bench { now: self.clock.now(), skew_millis: self.origin.skew_millis() };
+        let facts = ticket.facts();
+        let known = Known { facts: facts.as_ref(), stored, expiry: self.cache.expiry(ticket) };
         let verdict = match answer {
-            Ok(answer) => judge::judge(answer, ticket.facts().as_ref(), stored.as_deref(), &self.rules, bench),
+            Ok(answer) => judge::judge(answer, known, &self.rules, bench),
             Err(failure) => Verdict::Failed(failure, None),
         };
-        Ok(Filled { verdict, origin_took })
+        Ok(Filled { verdict, origin_took: Some(took) })
     }
 
     /// Stores before the ticket is free again.
@@ -177,7 +194,8 @@ impl Filler {
         let now = self.clock.now();
         match verdict {
             Verdict::Image(image, Storable::Yes) => self.cache.keep_image(ticket, Arc::clone(image), now),
-            Verdict::Image(image, Storable::ShowOnly(judge::EXPIRED)) => {
+            Verdict::Image(image, Storable::ShowOnly(judge::EXPIRED)) if self.rules.remember_late => {
+                self.cache.forget_image(ticket);
                 let until = now.tick + self.rules.negative_ttl;
                 let late = Negative { instead: Instead::Late(Arc::clone(image)), until };
                 self.cache.keep_negative(ticket, late, now);
@@ -191,8 +209,9 @@ impl Filler {
 
     /// Whether the ticket says that its life is over, by the origin's clock.
     fn is_over(&self, ticket: &Ticket) -> bool {
-        let end = ticket.facts().and_then(|facts| facts.expires());
-        end.is_some_and(|end| Expiry::new(end, self.clock.now(), self.origin.skew_millis()).is_over(self.clock.now()))
+        let Some(end) = ticket.facts().and_then(|facts| facts.expires()) else { return false };
+        let now = self.clock.now();
+        Expiry::new(end, now, self.origin.skew_millis()).no_later_than(self.cache.expiry(ticket)).is_over(now)
     }
 
     /// A stale image stays, and is not refreshed again at once.
@@ -202,6 +221,22 @@ impl Filler {
         }
         if let Verdict::Failed(_, Some(negative)) = verdict {
             self.cache.keep_negative(ticket, negative.clone(), now);
+        }
+    }
+}
+
+/// A fill that is under way. Dropped in this state it panicked, which puts the next refresh off like any other failure.
+struct Attempt<'a> {
+    filler: &'a Filler,
+    ticket: &'a Ticket,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        let Self { filler, ticket } = self;
+        let now = filler.clock.now();
+        if let Some(image) = filler.cache.stored(ticket, now) {
+            image.retry.failed(now.tick);
         }
     }
 }

@@ -113,7 +113,8 @@ impl Client {
         let wire = response.extensions().get::<Arc<Wire>>().cloned();
         let (status, headers) = (response.status(), response.headers().clone());
         let body = self.read(response).await?;
-        if let (Some(wire), Read::Whole(_)) = (wire, &body) {
+        let ended = matches!(body, Read::Whole(_)) || status == StatusCode::NOT_MODIFIED;
+        if let Some(wire) = wire.filter(|_| ended) {
             wire.settle();
             self.earn_retry();
         }
