@@ -347,7 +347,8 @@ fn unprocessed(error: &hyper::Error) -> bool {
     cause.is_some_and(|error| error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR))
 }
 
-/// What counts is each request that the server saw.
+/// What counts is that each request is answered, or is told by GOAWAY alone to go elsewhere, as browsers then do. The
+/// client cannot tell whether the server had seen such a request, so that a few may be counted which nobody waited for.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_over_http_2_is_lost_in_a_drain() {
     let scene = scene(|config| {
@@ -361,7 +362,7 @@ async fn no_request_over_http_2_is_lost_in_a_drain() {
         .map(|_| {
             let connector = connector.clone();
             tokio::spawn(async move {
-                let mut answered = 0;
+                let (mut answered, mut sent_away) = (0, 0);
                 while let Ok(stream) = TcpStream::connect(address).await {
                     let name = "localhost".try_into().unwrap();
                     let Ok(stream) = connector.connect(name, stream).await else { break };
@@ -375,11 +376,12 @@ async fn no_request_over_http_2_is_lost_in_a_drain() {
                             }
                             Err(mut error) => {
                                 assert!(error.take_message().is_some() || unprocessed(&error.into_error()));
+                                sent_away += 1;
                             }
                         }
                     }
                 }
-                answered
+                (answered, sent_away)
             })
         })
         .collect();
@@ -388,11 +390,17 @@ async fn no_request_over_http_2_is_lost_in_a_drain() {
     scene.proxy.running.drain();
     let ending = tokio::task::spawn_blocking(move || scene.proxy.running.finish()).await.unwrap();
     assert_eq!(ending, Ending::Clean);
-    let mut answered = 0;
+    let (mut answered, mut sent_away) = (0, 0);
     for client in clients {
-        answered += client.await.unwrap();
+        let of_client = client.await.unwrap();
+        (answered, sent_away) = (answered + of_client.0, sent_away + of_client.1);
     }
-    assert_eq!((metrics.totals().hits + metrics.totals().misses, metrics.abandoned.get()), (answered, 0));
+    let seen = metrics.totals().hits + metrics.totals().misses;
+    assert!(
+        (answered..=answered + sent_away).contains(&seen),
+        "{seen} seen, {answered} answered, {sent_away} sent away"
+    );
+    assert_eq!(metrics.abandoned.get(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
