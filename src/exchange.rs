@@ -17,7 +17,7 @@ use crate::moment::Tick;
 use crate::peer::Peer;
 use crate::proxy::Proxy;
 use crate::reply::Answered;
-use crate::route::Kind;
+use crate::route::{Kind, to_https};
 
 /// Connects an answer with its log line.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -179,7 +179,28 @@ impl Exchanges {
     }
 
     /// Answers `request`, which came from `peer`. Dropping the future, as a client that hangs up does, is recorded as 499.
-    pub async fn serve(&self, mut request: Request<TimedBody>, peer: Peer) -> Response<Body> {
+    pub async fn serve(&self, request: Request<TimedBody>, peer: Peer) -> Response<Body> {
+        self.recorded(request, peer, |request| self.proxy.answer(request, peer)).await
+    }
+
+    /// Sends `request`, which came from `peer` in the clear, to `port`, where we take TLS.
+    pub async fn redirect(&self, request: Request<TimedBody>, peer: Peer, port: u16) -> Response<Body> {
+        let answer = async |request: Request<TimedBody>| {
+            let location = to_https(request.method(), request.version(), request.uri(), request.headers(), port);
+            Answered::redirected(request.method(), location)
+        };
+        self.recorded(request, peer, answer).await
+    }
+
+    async fn recorded<F>(
+        &self,
+        mut request: Request<TimedBody>,
+        peer: Peer,
+        answer: impl FnOnce(Request<TimedBody>) -> F,
+    ) -> Response<Body>
+    where
+        F: Future<Output = Answered>,
+    {
         let records = &self.records;
         let began = records.clock.tick();
         let (method, uri) = (request.method().clone(), request.uri().clone());
@@ -187,7 +208,7 @@ impl Exchanges {
         request.headers_mut().insert(REQUEST_ID, id.clone());
         records.note_ignored_forwarding(&self.proxy, peer, &request);
         let pending = Pending { records, method: &method, path: uri.path(), id: &id, peer, began };
-        let mut answered = self.proxy.answer(request, peer).await;
+        let mut answered = answer(request).await;
         answered.response.headers_mut().insert(REQUEST_ID, id.clone());
         pending.answered(&answered);
         answered.response

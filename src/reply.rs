@@ -338,6 +338,23 @@ impl Answered {
         Self::of(Kind::Health, respond::text(method, StatusCode::OK, "ok"))
     }
 
+    /// The way to https, or why there is none.
+    pub fn redirected(method: &Method, location: Result<HeaderValue, BadRequest>) -> Self {
+        match location {
+            Ok(location) => {
+                let mut response = respond::text(method, StatusCode::PERMANENT_REDIRECT, "this is served over https");
+                response.headers_mut().remove(header::CACHE_CONTROL);
+                response.headers_mut().insert(header::LOCATION, location);
+                Self::of(Kind::Redirect, response)
+            }
+            Err(bad) => {
+                let mut response = respond::text(method, StatusCode::BAD_REQUEST, &bad.to_string());
+                response.headers_mut().insert(header::CONNECTION, CLOSE);
+                Self { reason: Some(bad.reason()), ..Self::of(Kind::Refused, response) }
+            }
+        }
+    }
+
     /// Another path, and no app.
     pub fn no_app(method: &Method) -> Self {
         Self::of(Kind::App, respond::text(method, StatusCode::NOT_FOUND, NO_APP))

@@ -67,6 +67,8 @@ pub struct Addresses {
     pub public: Option<SocketAddr>,
     /// For everybody, over TLS.
     pub tls: Option<SocketAddr>,
+    /// For everybody, in the clear, to be sent to TLS.
+    pub redirect: Option<SocketAddr>,
     /// For the operator.
     pub admin: Option<SocketAddr>,
 }
@@ -105,10 +107,13 @@ impl App {
     /// Binds every listener of `config`.
     pub fn bind(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
         files::raise_limit(config.server.max_connections);
-        let tls = tls(&config.server)?;
+        let certificate = certificate(&config.server.tls)?;
         let listeners = listeners(&config.server)?;
         let admin = config.admin.listen.map(|address| bind("admin.listen", address)).transpose()?;
         let addresses = Addresses::of(&listeners, admin.as_ref()).map_err(StartError::System)?;
+        let connections = config.server.max_connections;
+        let tls = certificate.zip(addresses.tls);
+        let tls = tls.map(|(certificate, at)| Arc::new(Tls::new(certificate, connections, at.port())));
         let background = background().map_err(StartError::System)?;
         let metrics = Metrics::new();
         let (clock, dropped_lines) = (surroundings.clock.clone(), surroundings.dropped_lines.clone());
@@ -161,17 +166,18 @@ fn bind(name: &'static str, address: SocketAddr) -> Result<TcpListener, StartErr
 
 /// Every public listener that is on.
 fn listeners(config: &server::Config) -> Result<Vec<Listener>, StartError> {
-    let wanted = [("listen", config.listen, Entrance::Clear), ("tls.listen", config.tls.listen, Entrance::Tls)];
+    let wanted = [
+        ("listen", config.listen, Entrance::Clear),
+        ("tls.listen", config.tls.listen, Entrance::Tls),
+        ("tls.redirect", config.tls.redirect, Entrance::Redirect),
+    ];
     let on = wanted.into_iter().filter_map(|(name, address, entrance)| Some((name, address?, entrance)));
     on.map(|(name, address, entrance)| Ok(Listener { socket: bind(name, address)?, entrance })).collect()
 }
 
-fn tls(config: &server::Config) -> Result<Option<Arc<Tls>>, StartError> {
-    if config.tls.listen.is_none() {
-        return Ok(None);
-    }
-    let certificate = Certificate::load(&config.tls).map_err(StartError::Certificate)?;
-    Ok(Some(Arc::new(Tls::new(certificate, config.max_connections))))
+fn certificate(config: &server::tls::Config) -> Result<Option<Arc<Certificate>>, StartError> {
+    let load = |_| Certificate::load(config).map_err(StartError::Certificate);
+    config.listen.map(load).transpose()
 }
 
 impl Addresses {
@@ -181,7 +187,8 @@ impl Addresses {
             matching.next().map(|listener| listener.socket.local_addr()).transpose()
         };
         let admin = admin.map(TcpListener::local_addr).transpose()?;
-        Ok(Self { public: of(Entrance::Clear)?, tls: of(Entrance::Tls)?, admin })
+        let (public, tls, redirect) = (of(Entrance::Clear)?, of(Entrance::Tls)?, of(Entrance::Redirect)?);
+        Ok(Self { public, tls, redirect, admin })
     }
 }
 
@@ -241,7 +248,8 @@ fn announce(addresses: Addresses) {
     let say = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |address| address.to_string());
     let (public, tls, admin) = (say(addresses.public), say(addresses.tls), say(addresses.admin));
     let relay = tracing::field::display("off");
-    tracing::info!(target: START, %public, %tls, %admin, relay, "listening");
+    let redirect = addresses.redirect.map(tracing::field::display);
+    tracing::info!(target: START, %public, %tls, redirect, %admin, relay, "listening");
 }
 
 /// Ends with its runtime.

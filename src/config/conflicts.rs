@@ -31,6 +31,10 @@ pub(super) fn find(settings: &mut Settings, config: &Config) {
 fn tls(settings: &mut Settings, config: &Config) {
     let tls = &config.server.tls;
     if tls.listen.is_none() {
+        if tls.redirect.is_some() {
+            let text = "tls.redirect leads nowhere: tls.listen is not set".to_owned();
+            settings.conflict(&["tls.redirect"], text);
+        }
         return;
     }
     if let Err(bad) = certificate::check(tls) {
@@ -57,7 +61,13 @@ fn deadlines(settings: &mut Settings, config: &Config) {
 /// The listeners that are on, by their keys.
 fn listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
     let Config { server, admin, .. } = config;
-    let keys = [("listen", server.listen), ("tls.listen", server.tls.listen), ("admin.listen", admin.listen)];
+    let tls = &server.tls;
+    let keys = [
+        ("listen", server.listen),
+        ("tls.listen", tls.listen),
+        ("tls.redirect", tls.redirect),
+        ("admin.listen", admin.listen),
+    ];
     keys.into_iter().filter_map(|(key, address)| Some((key, address?))).collect()
 }
 
@@ -79,7 +89,8 @@ fn addresses(settings: &mut Settings, config: &Config) {
 /// A proxy that asks itself would go on doing so for ever.
 fn loops(settings: &mut Settings, config: &Config) {
     let Config { server, origin, forward, .. } = config;
-    for (key, listen) in [("listen", server.listen), ("tls.listen", server.tls.listen)] {
+    let tls = &server.tls;
+    for (key, listen) in [("listen", server.listen), ("tls.listen", tls.listen), ("tls.redirect", tls.redirect)] {
         let Some(listen) = listen else { continue };
         if leads_to(&origin.url, listen) {
             let text = "origin.url is our own listener: every request would come back to us; name WeChat, or another \

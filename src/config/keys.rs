@@ -106,6 +106,7 @@ fn tls(from: &mut Settings, config: &mut Config) {
     from.set(&mut tls.listen, "tls.listen", address_or_off);
     from.set(&mut tls.cert, "tls.cert", file);
     from.set(&mut tls.key, "tls.key", file);
+    from.set(&mut tls.redirect, "tls.redirect", address_or_off);
 }
 
 fn log(from: &mut Settings, config: &mut Config) {

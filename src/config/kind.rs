@@ -78,9 +78,9 @@ fn address(value: &Value) -> Result<SocketAddr, Wrong> {
 const ADDRESS: &str =
     "an IP address with a port, such as \"127.0.0.1:8080\", \"0.0.0.0:8080\" or \"[::]:8080\"; port 0 picks a free one";
 
-/// An address with a port, or `"off"`.
+/// An address with a port, or `"off"`; `""` is off too.
 pub(super) fn address_or_off(value: &Value) -> Result<Option<SocketAddr>, Wrong> {
-    if value.as_text() == Some("off") {
+    if matches!(value.as_text(), Some("off" | "")) {
         return Ok(None);
     }
     address(value).map(Some).map_err(|Wrong { is, valid }| wrong(is, format!("{valid}; or \"off\"")))

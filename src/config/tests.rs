@@ -151,7 +151,7 @@ fn no_key_is_forgotten_in_the_file_above() {
     let mut settings = Settings::open(sources);
     keys::read(&mut settings, &mut Config::default());
     // Files that must exist are tried elsewhere, and what needs them.
-    assert_eq!(settings.untouched(), ["origin.ca_file", "tls.cert", "tls.key", "tls.listen"]);
+    assert_eq!(settings.untouched(), ["origin.ca_file", "tls.cert", "tls.key", "tls.listen", "tls.redirect"]);
 }
 
 #[test]
@@ -321,6 +321,7 @@ fn contradictions_name_what_to_change() {
         ("listen = \"0.0.0.0:9180\"", "1: listen and admin.listen are the same"),
         ("[origin]\nconnect_timeout = \"1m\"", "2: origin.connect_timeout is longer than origin.fill_timeout"),
         ("listen = \"off\"", "1: listen is off and tls.listen is not set"),
+        ("[tls]\nredirect = \"127.0.0.1:1\"", "2: tls.redirect leads nowhere"),
         ("[tls]\nlisten = \"127.0.0.1:1\"", "2: tls.cert: tls.listen needs it"),
         ("[tls]\nlisten = \"127.0.0.1:1\"\ncert = \"/nowhere/c.pem\"\nkey = \"k\"", "3: tls.cert /nowhere/c.pem: "),
         ("[origin]\nca_file = \"/nowhere/ca.pem\"", "2: origin.ca_file /nowhere/ca.pem: "),

@@ -4,8 +4,10 @@
 use http::{HeaderMap, Method, Uri, Version, header, uri::Authority};
 
 pub use config::Config;
+pub use redirect::to_https;
 
 mod config;
+mod redirect;
 
 /// Sorts requests.
 #[derive(Debug, Clone)]
@@ -42,6 +44,8 @@ pub enum Kind {
     App,
     /// Refused before a route was found.
     Refused,
+    /// Sent to https.
+    Redirect,
 }
 
 /// A request that is refused with 400 and a closed connection (S5).
@@ -102,7 +106,7 @@ impl Route {
 
 impl Kind {
     /// Every kind, in the order of its discriminants.
-    pub const ALL: [Self; 5] = [Self::Image, Self::Preflight, Self::Health, Self::App, Self::Refused];
+    pub const ALL: [Self; 6] = [Self::Image, Self::Preflight, Self::Health, Self::App, Self::Refused, Self::Redirect];
 
     /// The word for logs and metrics.
     pub const fn label(self) -> &'static str {
@@ -112,6 +116,7 @@ impl Kind {
             Self::Health => "health",
             Self::App => "app",
             Self::Refused => "refused",
+            Self::Redirect => "redirect",
         }
     }
 }

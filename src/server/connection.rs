@@ -83,17 +83,19 @@ impl Connections {
         let Ok(stream) = TcpStream::from_std(stream) else { return };
         let _open = self.metrics.connection_opened();
         match entrance {
-            Entrance::Clear => self.serve_clear(stream, Peer { address, scheme: Scheme::Http }).await,
+            Entrance::Clear | Entrance::Redirect => {
+                self.serve_clear(stream, Peer { address, scheme: Scheme::Http }, entrance).await;
+            }
             // Boxed, so that connections in the clear do not carry the room that TLS takes.
             Entrance::Tls => Box::pin(self.serve_tls(stream, Peer { address, scheme: Scheme::Https })).await,
         }
     }
 
-    async fn serve_clear(&self, stream: TcpStream, peer: Peer) {
+    async fn serve_clear(&self, stream: TcpStream, peer: Peer, entrance: Entrance) {
         if self.first_byte_came(&stream).await {
             let progress = Progress::start();
             let socket = WriteDeadline::new(stream, self.timeouts.write, Arc::clone(&progress));
-            self.speak_http1(socket, peer, progress).await;
+            self.speak_http1(socket, peer, progress, entrance).await;
         }
     }
 
@@ -103,7 +105,7 @@ impl Connections {
         if tls::speaks_http2(&stream) {
             self.speak_http2(stream, peer, progress).await;
         } else {
-            self.speak_http1(stream, peer, progress).await;
+            self.speak_http1(stream, peer, progress, Entrance::Tls).await;
         }
     }
 
@@ -129,13 +131,13 @@ impl Connections {
         })
     }
 
-    async fn speak_http1<T>(&self, socket: T, peer: Peer, progress: Arc<Progress>)
+    async fn speak_http1<T>(&self, socket: T, peer: Peer, progress: Arc<Progress>, entrance: Entrance)
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
         let io = TokioIo::new(DeadlineIo::new(socket, self.timeouts, Arc::clone(&progress)));
         // Begun here, not when it is first polled: hyper may see the client's end in between.
-        let service = service_fn(|request| self.exchange(request, peer, progress.begin(), &progress));
+        let service = service_fn(|request| self.exchange(request, peer, entrance, progress.begin(), &progress));
         let mut connection = pin!(self.http1.serve_connection(io, service));
         let ended = tokio::select! {
             biased;
@@ -166,11 +168,12 @@ impl Connections {
         &self,
         request: Request<Incoming>,
         peer: Peer,
+        entrance: Entrance,
         exchange: Exchange,
         progress: &Progress,
     ) -> Result<Response<SentBody>, Infallible> {
         let thinking = exchange.think();
-        let mut response = self.answer(request, peer, progress.unread().clone()).await;
+        let mut response = self.answer(request, peer, entrance, progress.unread().clone()).await;
         drop(thinking);
         if progress.unread().is_left() || self.drain.is_announced() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -179,9 +182,18 @@ impl Connections {
     }
 
     /// Has `request` answered; `unread` learns when its body is dropped early.
-    pub(super) async fn answer(&self, request: Request<Incoming>, peer: Peer, unread: Unread) -> Response<Body> {
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+        entrance: Entrance,
+        unread: Unread,
+    ) -> Response<Body> {
         let request = request.map(|body| TimedBody::new(body, self.timeouts.body, unread));
-        self.exchanges.serve(request, peer).await
+        match (&self.tls, entrance) {
+            (Some(tls), Entrance::Redirect) => self.exchanges.redirect(request, peer, tls.port()).await,
+            _ => self.exchanges.serve(request, peer).await,
+        }
     }
 }
 

@@ -35,6 +35,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Timeouts;
 use super::connection::{Connections, MAX_HEAD, MAX_HEADERS, SentBody};
+use super::listener::Entrance;
 use super::progress::{Exchange, Progress};
 use crate::body::timed::Unread;
 use crate::peer::Peer;
@@ -170,7 +171,7 @@ impl Conversation {
             let text = "the request has too many header fields";
             respond::text(request.method(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, text)
         } else {
-            self.connections.answer(request, self.peer, Unread::default()).await
+            self.connections.answer(request, self.peer, Entrance::Tls, Unread::default()).await
         };
         unanswered.was_answered();
         // What would close a connection of HTTP/1.1, which knows the field only as a mistake (RFC 9113 §8.2.2).

@@ -43,6 +43,8 @@ pub enum Entrance {
     Clear,
     /// HTTP over TLS.
     Tls,
+    /// HTTP in the clear, from which everybody is sent to TLS.
+    Redirect,
 }
 
 /// Binds and listens; port 0 picks a free one. No `SO_REUSEPORT`: a second start on a port in use fails (S2).

@@ -197,6 +197,37 @@ async fn an_answer_beside_an_unread_body_arrives_over_tls() {
     assert!(rest.is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_redirecting_listener_sends_everybody_to_https_and_serves_nothing() {
+    let scene = scene(|config| {
+        config.server.tls.redirect = Some("127.0.0.1:0".parse().unwrap());
+        config.server.timeouts.first_byte = SHORT;
+        config.server.timeouts.keep_alive = SHORT;
+    })
+    .await;
+    let address = scene.proxy.running.addresses().redirect.unwrap();
+    let target = tickets::target(&tickets::permanent(1));
+    let mut connection = Connection::open(address).await;
+    for method in ["GET", "HEAD", "POST"] {
+        let answer = connection.request(method, &target, "").await;
+        assert_eq!(answer.status, 308);
+        assert_eq!(answer.header("location"), Some(format!("https://shop.example{target}").as_str()));
+    }
+    assert!(connection.is_closed().await, "idle");
+    assert!(Connection::open(address).await.is_closed().await, "silent");
+    let mut named = Connection::open(address).await;
+    named.send(format!("GET /a HTTP/1.1\r\nHost: localhost:{}\r\n\r\n", address.port())).await;
+    let expected = format!("https://localhost:{}/a", scene.proxy.tls().port());
+    assert_eq!(named.response().await.unwrap().header("location"), Some(expected.as_str()));
+    for head in ["GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.0\r\n\r\n", "GET / HTTP/1.1\r\nHost: a@b\r\n\r\n"] {
+        let mut connection = Connection::open(address).await;
+        connection.send(head).await;
+        assert_eq!(connection.response().await.unwrap().status, 400, "{head}");
+        assert!(connection.is_closed().await);
+    }
+    assert_eq!(scene.origin.count(), 0);
+}
+
 /// What is told of `[tls]` with these files.
 fn mistakes(authority: &Authority, cert: &str, key: &str) -> String {
     let (cert, key) = (authority.write("bad-cert.pem", cert), authority.write("bad-key.pem", key));

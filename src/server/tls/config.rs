@@ -12,4 +12,6 @@ pub struct Config {
     pub cert: Option<PathBuf>,
     /// `key`: its private key, PEM.
     pub key: Option<PathBuf>,
+    /// `redirect`: a listener in the clear that sends everybody to `listen`; `None` is off.
+    pub redirect: Option<SocketAddr>,
 }

@@ -27,11 +27,12 @@ const SHARE_IN_HANDSHAKE: usize = 4;
 pub struct Tls {
     acceptor: TlsAcceptor,
     at_once: Semaphore,
+    port: u16,
 }
 
 impl Tls {
-    /// Shows what `certificate` holds; `connections` may be open at once, and a quarter of them in a handshake.
-    pub fn new(certificate: Arc<dyn ResolvesServerCert>, connections: usize) -> Self {
+    /// Shows what `certificate` holds, at `port`; `connections` may be open at once, and a quarter of them in a handshake.
+    pub fn new(certificate: Arc<dyn ResolvesServerCert>, connections: usize, port: u16) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -39,7 +40,12 @@ impl Tls {
         let mut config = builder.with_no_client_auth().with_cert_resolver(certificate);
         config.alpn_protocols = PROTOCOLS.map(<[u8]>::to_vec).to_vec();
         let at_once = connections.div_ceil(SHARE_IN_HANDSHAKE).clamp(1, Semaphore::MAX_PERMITS);
-        Self { acceptor: TlsAcceptor::from(Arc::new(config)), at_once: Semaphore::new(at_once) }
+        Self { acceptor: TlsAcceptor::from(Arc::new(config)), at_once: Semaphore::new(at_once), port }
+    }
+
+    /// Where it is taken.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Takes the handshake of `socket`, when there is room for one. Dropping the future closes the socket.
