@@ -55,7 +55,7 @@ where
 }
 
 /// Ends when nothing has moved for `bound`.
-async fn silence(quiet_since: impl Fn() -> Instant, bound: Duration) {
+pub async fn silence(quiet_since: impl Fn() -> Instant, bound: Duration) {
     let mut since = quiet_since();
     loop {
         sleep_until(since + bound).await;

@@ -1,7 +1,9 @@
 //! Message bodies. Here: the body of an answer, which is cached bytes, nothing, or the app's own stream. Cached bytes go
-//! out as they lie in the cache, in one frame that shares them. In [`timed`]: the body of a request.
+//! out as they lie in the cache, in one frame that shares them. In [`timed`]: the body of a request; in [`tunnel`]: what
+//! follows when protocols are switched.
 
 pub mod timed;
+pub mod tunnel;
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,6 +11,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
+use tunnel::Tunnel;
 
 /// What is sent after the head.
 #[derive(Debug, Default)]
@@ -20,6 +23,21 @@ pub enum Body {
     Bytes(Bytes),
     /// The app's answer, as it comes.
     App(Incoming),
+    /// No body: what follows a 101. Whoever owns the connection takes it out and carries it.
+    Tunnel(Box<Tunnel>),
+}
+
+impl Body {
+    /// Takes the tunnel out; nothing is left to send then.
+    pub fn take_tunnel(&mut self) -> Option<Tunnel> {
+        match std::mem::take(self) {
+            Self::Tunnel(tunnel) => Some(*tunnel),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
 }
 
 impl http_body::Body for Body {
@@ -38,7 +56,7 @@ impl http_body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Empty => true,
+            Self::Empty | Self::Tunnel(_) => true,
             Self::Bytes(bytes) => bytes.is_empty(),
             Self::App(incoming) => incoming.is_end_stream(),
         }
@@ -46,7 +64,7 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Empty => SizeHint::with_exact(0),
+            Self::Empty | Self::Tunnel(_) => SizeHint::with_exact(0),
             Self::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::App(incoming) => incoming.size_hint(),
         }

@@ -25,29 +25,41 @@ pub struct TimedBody {
     last_piece: Option<LastPiece>,
 }
 
-/// When the last piece of a request body was passed on.
+/// When the last piece of something that moves, such as a request body, was passed on.
 #[derive(Debug, Clone)]
 pub struct LastPiece(Arc<Mutex<Instant>>);
 
 impl LastPiece {
+    /// Begins to watch.
+    pub fn now() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
     /// When that was; when the watch began, if there was none.
     pub fn at(&self) -> Instant {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self) {
+    /// Notes that a piece moves just now.
+    pub fn note(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 }
 
-/// Tells whether a request body of a connection was dropped before its end.
+/// Tells whether something that a connection's client sent is left unread: the rest of a body, or what was meant for a
+/// protocol that nobody switched to.
 #[derive(Debug, Clone, Default)]
 pub struct Unread(Arc<AtomicBool>);
 
 impl Unread {
-    /// Whether the body was dropped with something of it unread.
+    /// Whether something is, or may be.
     pub fn is_left(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it is: the connection then ends with the answer.
+    pub fn leave(&self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -68,7 +80,12 @@ impl TimedBody {
 
     /// Lets the caller see how the body moves after it was handed on.
     pub fn watch(&mut self) -> LastPiece {
-        self.last_piece.get_or_insert_with(|| LastPiece(Arc::new(Mutex::new(Instant::now())))).clone()
+        self.last_piece.get_or_insert_with(LastPiece::now).clone()
+    }
+
+    /// Tells what of this body's connection is left unread.
+    pub fn unread(&self) -> &Unread {
+        &self.unread
     }
 
     /// A chunked body does not know its end until it was read; trailers are the end as well.
@@ -93,7 +110,7 @@ impl TimedBody {
 impl Drop for TimedBody {
     fn drop(&mut self) {
         if !self.ended && !self.incoming.is_end_stream() {
-            self.unread.0.store(true, Ordering::Relaxed);
+            self.unread.leave();
         }
     }
 }

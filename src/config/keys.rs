@@ -17,6 +17,8 @@ use crate::ticket::Expired;
 
 /// A deadline of zero would end everything before it began; one beyond an hour is none.
 const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
+/// A tunnel may idle for as long as its two ends like.
+const TUNNEL: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(365 * 86_400);
 /// Lifetimes may be zero: then nothing is kept.
 const LIFETIME: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(365 * 86_400);
 /// A refusal remembered for longer than an hour would outlive whatever caused it.
@@ -63,6 +65,7 @@ fn origin(from: &mut Settings, config: &mut Config) {
     from.set(&mut origin.ca_file, "origin.ca_file", file);
     from.set(&mut forward.connect_timeout, "forward.connect_timeout", duration(DEADLINE));
     from.set(&mut forward.first_byte_timeout, "forward.first_byte_timeout", duration(DEADLINE));
+    from.set(&mut forward.tunnel_idle, "forward.tunnel_idle", duration(TUNNEL));
 }
 
 fn cache(from: &mut Settings, config: &mut Config) {

@@ -64,6 +64,7 @@ max_concurrent = 8
 [forward]
 connect_timeout = "4s"
 first_byte_timeout = "5s"
+tunnel_idle = "2d"
 
 [cache]
 memory = "1GiB"
@@ -126,6 +127,7 @@ fn every_key_of_a_file_is_read() {
     assert_eq!(config.origin.fill_timeout, Duration::from_secs(3));
     assert_eq!(config.origin.max_concurrent, 8);
     assert_eq!(config.forward.first_byte_timeout, Duration::from_secs(5));
+    assert_eq!(config.forward.tunnel_idle, Duration::from_secs(2 * 86_400));
     assert_eq!((config.cache.memory, config.cache.max_image), (1 << 30, 1 << 16));
     assert_eq!(config.cache.negative_ttl, Duration::from_secs(90));
     let passing = ["server", "x-a"].map(HeaderName::from_static).to_vec();

@@ -13,10 +13,17 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// `first_byte_timeout`: from the connection to the head of the answer.
     pub first_byte_timeout: Duration,
+    /// `tunnel_idle`: how long nothing may move in a tunnel.
+    pub tunnel_idle: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { app: None, connect_timeout: Duration::from_secs(3), first_byte_timeout: Duration::from_secs(60) }
+        Self {
+            app: None,
+            connect_timeout: Duration::from_secs(3),
+            first_byte_timeout: Duration::from_secs(60),
+            tunnel_idle: Duration::from_secs(3600),
+        }
     }
 }

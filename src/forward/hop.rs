@@ -39,6 +39,11 @@ pub fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// Whether `Connection` names `field`.
+pub fn connection_names(headers: &HeaderMap, field: &HeaderName) -> bool {
+    headers.get_all(header::CONNECTION).iter().flat_map(names).any(|name| name == *field)
+}
+
 fn names(line: &http::HeaderValue) -> impl Iterator<Item = HeaderName> {
     let members = line.as_bytes().split(|byte| *byte == b',');
     members.filter_map(|member| HeaderName::from_bytes(member.trim_ascii()).ok())

@@ -3,6 +3,7 @@
 pub mod config;
 mod fields;
 mod hop;
+mod upgrade;
 
 use std::error::Error as StdError;
 use std::time::Duration;
@@ -10,12 +11,16 @@ use std::time::Duration;
 pub use config::Config;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client as Pool, Error as PoolError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use upgrade::Upgrade;
 
 use crate::body::Body;
 use crate::body::timed::{BodyError, TimedBody};
+use crate::body::tunnel::Tunnel;
 use crate::outbound::{self, Unanswered};
 use crate::peer::Peer;
 use crate::respond;
@@ -26,11 +31,14 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 /// Connections that one thread keeps for later.
 const MOST_IDLE: usize = 64;
 
+const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
+
 /// The way to the app. Each worker thread has its own: pooled connections live where they were opened.
 pub struct Forward {
     pool: Pool<HttpConnector, TimedBody>,
     app: Authority,
     first_byte_timeout: Duration,
+    tunnel_idle: Duration,
 }
 
 /// Why the app gave no answer.
@@ -48,7 +56,7 @@ pub enum ForwardFailure {
     BodyBroken,
     /// The request target makes no sense to forward.
     BadTarget,
-    /// It switched protocols, which was not asked of it: `Upgrade` is not passed on.
+    /// It switched protocols, which was not asked of it, or to another one.
     Switched,
 }
 
@@ -65,33 +73,72 @@ impl Forward {
             .pool_max_idle_per_host(MOST_IDLE)
             .set_host(false)
             .build(connector);
-        Some(Self { pool, app, first_byte_timeout: config.first_byte_timeout })
+        let Config { first_byte_timeout, tunnel_idle, .. } = *config;
+        Some(Self { pool, app, first_byte_timeout, tunnel_idle })
     }
 
-    /// Sends `request` on and returns the app's answer as it begins. Dropping the future closes the app's connection.
+    /// Sends `request` on and returns the app's answer as it begins; the body of a 101 is the tunnel that follows it.
+    /// Dropping the future closes the app's connection.
     pub async fn send(
         &self,
         mut request: Request<TimedBody>,
         peer: Peer,
         trusted: bool,
     ) -> Result<Response<Body>, ForwardFailure> {
+        let Some(upgrade) = Upgrade::wished(&mut request) else {
+            let response = self.exchange(request, peer, trusted, None).await?;
+            return if is_switch(&response) {
+                Err(ForwardFailure::Switched)
+            } else {
+                Ok(finish(response).map(Body::App))
+            };
+        };
+        let unread = request.body().unread().clone();
+        let answered = self.exchange(request, peer, trusted, Some(&upgrade)).await;
+        let tunnel = match answered {
+            Ok(response) if is_switch(&response) => self.tunnel(response, upgrade),
+            other => other.map(|response| finish(response).map(Body::App)),
+        };
+        if !tunnel.as_ref().is_ok_and(is_switch) {
+            // What the client may have sent already was meant for the other protocol, and is no request.
+            unread.leave();
+        }
+        tunnel
+    }
+
+    fn tunnel(&self, mut response: Response<Incoming>, upgrade: Upgrade) -> Result<Response<Body>, ForwardFailure> {
+        let protocol = upgrade.granted(response.headers()).ok_or(ForwardFailure::Switched)?;
+        let app = hyper::upgrade::on(&mut response);
+        let mut response = finish(response);
+        upgrade::write(response.headers_mut(), protocol);
+        let tunnel = Tunnel::new(upgrade.into_client(), app, self.tunnel_idle);
+        Ok(response.map(|_| Body::Tunnel(Box::new(tunnel))))
+    }
+
+    async fn exchange(
+        &self,
+        mut request: Request<TimedBody>,
+        peer: Peer,
+        trusted: bool,
+        upgrade: Option<&Upgrade>,
+    ) -> Result<Response<Incoming>, ForwardFailure> {
         let host = self.host(request.uri());
         // HTTP/1.0 may leave it out, and HTTP/1.1 to the app may not.
         request.headers_mut().entry(header::HOST).or_insert(host);
         hop::strip(request.headers_mut());
+        if !request.body().is_end_stream() && !request.headers().contains_key(header::CONTENT_LENGTH) {
+            // Said aloud, since hyper drops the body of a GET otherwise.
+            request.headers_mut().insert(header::TRANSFER_ENCODING, CHUNKED);
+        }
+        if let Some(upgrade) = upgrade {
+            upgrade.repeat(request.headers_mut());
+        }
         fields::introduce(request.headers_mut(), peer, trusted);
         *request.uri_mut() = self.target(request.uri())?;
         *request.version_mut() = Version::HTTP_11;
         let body = request.body_mut().watch();
         let sent = outbound::send(&self.pool, request, self.first_byte_timeout, || Some(body.at())).await;
-        let mut response = sent.map_err(|unanswered| self.failure(unanswered))?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            return Err(ForwardFailure::Switched);
-        }
-        hop::strip(response.headers_mut());
-        response.headers_mut().append(header::VIA, fields::VIA);
-        *response.version_mut() = Version::HTTP_11;
-        Ok(response.map(Body::App))
+        sent.map_err(|unanswered| self.failure(unanswered))
     }
 
     fn failure(&self, unanswered: Unanswered) -> ForwardFailure {
@@ -113,6 +160,18 @@ impl Forward {
         let uri = Uri::builder().scheme(Scheme::HTTP).authority(self.app.clone()).path_and_query(path);
         uri.build().map_err(|_| ForwardFailure::BadTarget)
     }
+}
+
+fn is_switch<B>(response: &Response<B>) -> bool {
+    response.status() == StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// Makes the app's answer ours to give.
+fn finish(mut response: Response<Incoming>) -> Response<Incoming> {
+    hop::strip(response.headers_mut());
+    response.headers_mut().append(header::VIA, fields::VIA);
+    *response.version_mut() = Version::HTTP_11;
+    response
 }
 
 impl ForwardFailure {
@@ -175,9 +234,7 @@ impl std::fmt::Display for ForwardFailure {
             Self::BodyOverdue => "the request body stopped coming",
             Self::BodyBroken => "the request body is not framed as HTTP wants it; check Content-Length or the chunks",
             Self::BadTarget => "the request target cannot be forwarded",
-            Self::Switched => {
-                "the app behind this proxy switched protocols, but upgrades (WebSockets) are not passed on"
-            }
+            Self::Switched => "the app behind this proxy switched to a protocol that nobody asked for",
         })
     }
 }

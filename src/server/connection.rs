@@ -2,8 +2,10 @@
 //! over TLS the handshake; nothing is ever guessed from the first bytes.
 
 use std::convert::Infallible;
+use std::error::Error as _;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -29,6 +31,7 @@ use super::workers::Accepted;
 use super::write_deadline::WriteDeadline;
 use crate::body::Body;
 use crate::body::timed::{TimedBody, Unread};
+use crate::body::tunnel::Tunnel;
 use crate::exchange::Exchanges;
 use crate::metrics::Metrics;
 use crate::peer::{Peer, Scheme};
@@ -51,6 +54,7 @@ pub struct Connections {
     tls: Option<Arc<Tls>>,
     http1: http1::Builder,
     pub(super) http2: http2::Builder<Streams>,
+    tunnels: AtomicUsize,
 }
 
 /// A client's socket.
@@ -69,7 +73,7 @@ impl Connections {
         // `pipeline_flush` stays off: it would copy every body to put it behind its head. No timer: DeadlineIo has them.
         http1.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD).max_buf_size(MAX_READ_AHEAD).half_close(false);
         let http2 = super::http2::builder(&timeouts);
-        Self { exchanges, timeouts, drain, metrics, tls, http1, http2 }
+        Self { exchanges, timeouts, drain, metrics, tls, http1, http2, tunnels: AtomicUsize::new(0) }
     }
 
     /// The drain these connections heed.
@@ -77,7 +81,12 @@ impl Connections {
         &self.drain
     }
 
-    /// Serves one connection to its end. Dropping the future resets it.
+    /// How many connections have become tunnels, which have no end of their own to wait for.
+    pub fn tunnels(&self) -> usize {
+        self.tunnels.load(Ordering::Relaxed)
+    }
+
+    /// Serves one connection to its end, a tunnel included. Dropping the future resets it.
     pub async fn serve(self: Arc<Self>, accepted: Accepted) {
         let Accepted { stream, entrance, peer: address, place: _place } = accepted;
         let Ok(stream) = TcpStream::from_std(stream) else { return };
@@ -133,12 +142,14 @@ impl Connections {
 
     async fn speak_http1<T>(&self, socket: T, peer: Peer, progress: Arc<Progress>, entrance: Entrance)
     where
-        T: AsyncRead + AsyncWrite + Unpin,
+        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let io = TokioIo::new(DeadlineIo::new(socket, self.timeouts, Arc::clone(&progress)));
+        let io = DeadlineIo::new(socket, self.timeouts, Arc::clone(&progress));
+        let switched = Mutex::new(None);
         // Begun here, not when it is first polled: hyper may see the client's end in between.
-        let service = service_fn(|request| self.exchange(request, peer, entrance, progress.begin(), &progress));
-        let mut connection = pin!(self.http1.serve_connection(io, service));
+        let service =
+            service_fn(|request| self.exchange(request, peer, entrance, progress.begin(), (&progress, &switched)));
+        let mut connection = pin!(self.http1.serve_connection(TokioIo::new(io), service).with_upgrades());
         let ended = tokio::select! {
             biased;
             ended = &mut connection => ended,
@@ -147,8 +158,20 @@ impl Connections {
                 connection.await
             }
         };
-        if let Err(error) = ended {
-            self.note(&error, peer);
+        let tunnel = switched.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (ended, tunnel) {
+            (Err(error), _) => self.note(&error, peer),
+            (Ok(()), None) => {}
+            (Ok(()), Some(tunnel)) => self.carry(tunnel, peer).await,
+        }
+    }
+
+    /// A tunnel lives in its connection's task: it keeps its place, counts as open, and is closed with the worker's runtime
+    /// when `drain` is over.
+    async fn carry(&self, tunnel: Tunnel, peer: Peer) {
+        let _counted = Carrying::one_of(&self.tunnels);
+        if let Err(broken) = tunnel.carry().await {
+            tracing::debug!(%broken, cause = broken.source(), peer = %peer.address, "a tunnel broke");
         }
     }
 
@@ -170,14 +193,17 @@ impl Connections {
         peer: Peer,
         entrance: Entrance,
         exchange: Exchange,
-        progress: &Progress,
+        (progress, switched): (&Progress, &Mutex<Option<Tunnel>>),
     ) -> Result<Response<SentBody>, Infallible> {
         let thinking = exchange.think();
         let mut response = self.answer(request, peer, entrance, progress.unread().clone()).await;
-        drop(thinking);
-        if progress.unread().is_left() || self.drain.is_announced() {
+        if let Some(tunnel) = response.body_mut().take_tunnel() {
+            progress.switch();
+            *switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+        } else if progress.unread().is_left() || self.drain.is_announced() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        drop(thinking);
         Ok(response.map(|body| SentBody::new(body, exchange)))
     }
 
@@ -194,6 +220,22 @@ impl Connections {
             (Some(tls), Entrance::Redirect) => self.exchanges.redirect(request, peer, tls.port()).await,
             _ => self.exchanges.serve(request, peer).await,
         }
+    }
+}
+
+/// Counts a tunnel until dropped.
+struct Carrying<'a>(&'a AtomicUsize);
+
+impl<'a> Carrying<'a> {
+    fn one_of(tunnels: &'a AtomicUsize) -> Self {
+        tunnels.fetch_add(1, Ordering::Relaxed);
+        Self(tunnels)
+    }
+}
+
+impl Drop for Carrying<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

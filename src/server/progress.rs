@@ -17,6 +17,7 @@ pub struct Progress {
     served: AtomicU32,
     thinking: AtomicU32,
     stalled: AtomicBool,
+    switched: AtomicBool,
     /// Microseconds from `began` to the end of the last exchange, or of the last write that had to wait.
     idle_after: AtomicU64,
     unread: Unread,
@@ -40,6 +41,7 @@ impl Progress {
             served: AtomicU32::new(0),
             thinking: AtomicU32::new(0),
             stalled: AtomicBool::new(false),
+            switched: AtomicBool::new(false),
             idle_after: AtomicU64::new(0),
             unread: Unread::default(),
             hurried_since: OnceLock::new(),
@@ -53,15 +55,25 @@ impl Progress {
         Exchange(Arc::clone(self))
     }
 
+    /// Turns the connection into a tunnel, which it stays: no read deadline holds, and the end of the client's words is
+    /// the tunnel's to hear at once.
+    pub fn switch(&self) {
+        self.switched.store(true, Ordering::Relaxed);
+    }
+
+    fn is_switched(&self) -> bool {
+        self.switched.load(Ordering::Relaxed)
+    }
+
     /// Whether a response is being made or sent: then no read deadline holds (the app may think, events may idle).
     pub fn in_exchange(&self) -> bool {
-        self.exchanges.load(Ordering::Relaxed) > 0
+        self.exchanges.load(Ordering::Relaxed) > 0 || self.is_switched()
     }
 
     /// Whether a client that hangs up now is one too many: nothing is under way, or an answer is not found yet. An answer
     /// that can be had at once, or is being sent, still goes out to a client that has merely said all it had to say.
     pub fn can_be_given_up(&self) -> bool {
-        !self.in_exchange() || self.thinking.load(Ordering::Relaxed) > 0
+        !self.in_exchange() || self.thinking.load(Ordering::Relaxed) > 0 || self.is_switched()
     }
 
     /// Notes a write that cannot proceed.

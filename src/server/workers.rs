@@ -87,7 +87,8 @@ async fn work(mut lane: mpsc::Receiver<Accepted>, load: Arc<AtomicUsize>, connec
     tracker.close();
     tokio::select! {
         () = tracker.wait() => 0,
-        () = connections.drain().over() => tracker.len(),
+        // A tunnel has no end to wait for: closing it now is as good as later.
+        () = connections.drain().over() => tracker.len() - connections.tunnels(),
     }
 }
 

@@ -259,16 +259,6 @@ async fn a_request_that_names_no_host_gets_the_apps() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_app_that_switches_protocols_unasked_is_a_502() {
-    let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
-    let app = Origin::answering(Answer::raw(switched, Then::KeepOpen)).await;
-    let proxy = before_app(&app, |_| {}).await;
-    let answer = proxy.connect().await.get("/ws", "Connection: upgrade\r\nUpgrade: websocket\r\n").await;
-    assert_eq!(answer.status, 502);
-    assert!(!app.heads()[0].contains("upgrade"), "not passed on yet");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_breaks_its_framing_is_the_clients_mistake() {
     let (proxy, listener) = app_stream(PATIENCE).await;
     let mut client = proxy.connect().await;

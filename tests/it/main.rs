@@ -22,3 +22,4 @@ mod stale;
 mod tls_http2;
 mod tls_origin;
 mod tls_server;
+mod tunnel;
