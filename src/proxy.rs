@@ -26,7 +26,7 @@ use crate::cache::status::Forward;
 use crate::cache::{Cache, Known};
 use crate::clock::Clock;
 use crate::fill::{Fills, Joined};
-use crate::forward::Forward as App;
+use crate::forward::{Forward as App, Via};
 use crate::limit::{Admitted, Client, Limits, Trust};
 use crate::metrics::Reading;
 use crate::peer::Peer;
@@ -67,16 +67,21 @@ pub struct Shared {
     pub responder: Responder,
     /// The time.
     pub clock: Clock,
+    /// Our own hop.
+    pub via: Via,
 }
 
 impl Proxy {
     /// Answers `request`, which came from `peer`. Dropping the future gives up waiting; a fill it began goes on.
     pub async fn answer(&self, request: Request<TimedBody>, peer: Peer) -> Answered {
-        let Shared { routes, trust, responder, .. } = &*self.shared;
+        let Shared { routes, trust, responder, via, .. } = &*self.shared;
         let client = trust.client(peer.ip(), request.headers());
         let asked = Asked::of(&request);
         if let Err(bad) = route::check_host(request.version(), request.uri(), request.headers()) {
             return Answered::bad_request(asked, bad, responder).by(client);
+        }
+        if via.is_loop(request.headers()) {
+            return Answered::in_a_loop(asked, responder).by(client);
         }
         // 1
         match routes.of(request.method(), request.uri()) {

@@ -23,6 +23,10 @@ use crate::ticket::{BadTicket, Ticket};
 /// What is said where no app is configured.
 const NO_APP: &str = "no such page here; set `app` to forward other paths";
 
+/// What is said to a request that comes round.
+const LOOP: &str =
+    "this request has come through here before (see Via): `app` or `origin.url` leads back to this proxy";
+
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
 
 /// How an image request ended.
@@ -314,6 +318,12 @@ impl Answered {
         let mut response = responder.objection(asked, StatusCode::BAD_REQUEST, &bad.to_string());
         response.headers_mut().insert(header::CONNECTION, CLOSE);
         Self { reason: Some(bad.reason()), ..Self::of(Kind::Refused, response) }
+    }
+
+    /// 508: the request was sent on by this very process.
+    pub fn in_a_loop(asked: Asked<'_>, responder: &Responder) -> Self {
+        let response = responder.objection(asked, StatusCode::LOOP_DETECTED, LOOP);
+        Self { reason: Some("loop"), ..Self::of(Kind::Refused, response) }
     }
 
     /// 405, with what is allowed.

@@ -21,7 +21,7 @@ use crate::exchange::{Exchanges, Records};
 use crate::fault::Faults;
 use crate::fill::judge::Rules;
 use crate::fill::{Filler, Fills};
-use crate::forward::Forward;
+use crate::forward::{Forward, Via};
 use crate::limit::{Limits, Trust};
 use crate::log::{Dropped, START};
 use crate::metrics::{Metrics, Reading};
@@ -151,7 +151,10 @@ impl App {
         let threads = std::thread::available_parallelism().map_err(StartError::System)?.get();
         let records = Records::new(Arc::clone(&self.metrics), self.clock.clone());
         let service = |_| {
-            let proxy = Proxy { shared: Arc::clone(&self.shared), forward: Forward::new(&self.config.forward) };
+            let proxy = Proxy {
+                shared: Arc::clone(&self.shared),
+                forward: Forward::new(&self.config.forward, self.shared.via.clone()),
+            };
             let exchanges = Exchanges::new(proxy, Arc::clone(&records));
             let timeouts = self.config.server.timeouts;
             Connections::new(exchanges, timeouts, drain.for_thread(), Arc::clone(&self.metrics), self.tls.clone())
@@ -234,6 +237,7 @@ fn share(config: &Config, around: Surroundings, metrics: &Arc<Metrics>, run: &Ru
         fills: Fills::new(filler, most_fills, run.handle().clone()),
         responder: Responder::new(Cors::new(&config.cors), config.limits.ratelimit_headers),
         clock,
+        via: Via::unique(),
     })
 }
 

@@ -1,4 +1,4 @@
-//! The fields that tell the app who asked, since it sees only us: `X-Forwarded-*`, `Forwarded` (RFC 7239) and `Via`.
+//! The fields that tell the app who asked, since it sees only us: `X-Forwarded-*` and `Forwarded` (RFC 7239).
 //! From a trusted peer they are extended, from anybody else replaced (S31).
 
 use std::net::IpAddr;
@@ -11,9 +11,6 @@ const FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-
-/// Our own hop (RFC 9110 §7.6.3).
-pub const VIA: HeaderValue = HeaderValue::from_static("1.1 ticketgate");
 
 /// Tells the app about `peer`, and whether it spoke TLS to us.
 pub fn introduce(headers: &mut HeaderMap, peer: Peer, trusted: bool) {
@@ -30,7 +27,6 @@ pub fn introduce(headers: &mut HeaderMap, peer: Peer, trusted: bool) {
     if let Some(host) = host {
         headers.entry(HOST).or_insert(host);
     }
-    headers.append(header::VIA, VIA);
 }
 
 fn element(peer: IpAddr, host: Option<&HeaderValue>, scheme: &str) -> HeaderValue {
@@ -68,7 +64,6 @@ mod tests {
         assert_eq!(lines(&headers, PROTO), ["https"]);
         assert_eq!(lines(&headers, HOST), ["shop.example"]);
         assert_eq!(lines(&headers, header::FORWARDED), [r#"for=127.0.0.1;host="shop.example";proto=http"#]);
-        assert_eq!(lines(&headers, header::VIA), ["1.1 ticketgate"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod config;
 mod fields;
 mod hop;
 mod upgrade;
+mod via;
 
 use std::error::Error as StdError;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client as Pool, Error as PoolError};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use upgrade::Upgrade;
+pub use via::Via;
 
 use crate::body::Body;
 use crate::body::timed::{BodyError, TimedBody};
@@ -39,6 +41,7 @@ pub struct Forward {
     app: Authority,
     first_byte_timeout: Duration,
     tunnel_idle: Duration,
+    via: Via,
 }
 
 /// Why the app gave no answer.
@@ -62,7 +65,7 @@ pub enum ForwardFailure {
 
 impl Forward {
     /// The way to the app of `config`, if there is one.
-    pub fn new(config: &Config) -> Option<Self> {
+    pub fn new(config: &Config, via: Via) -> Option<Self> {
         let app = config.app.as_ref()?.authority()?.clone();
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(config.connect_timeout));
@@ -74,7 +77,7 @@ impl Forward {
             .set_host(false)
             .build(connector);
         let Config { first_byte_timeout, tunnel_idle, .. } = *config;
-        Some(Self { pool, app, first_byte_timeout, tunnel_idle })
+        Some(Self { pool, app, first_byte_timeout, tunnel_idle, via })
     }
 
     /// Sends `request` on and returns the app's answer as it begins; the body of a 101 is the tunnel that follows it.
@@ -134,6 +137,7 @@ impl Forward {
             upgrade.repeat(request.headers_mut());
         }
         fields::introduce(request.headers_mut(), peer, trusted);
+        self.via.sign(request.headers_mut());
         *request.uri_mut() = self.target(request.uri())?;
         *request.version_mut() = Version::HTTP_11;
         let body = request.body_mut().watch();
@@ -169,7 +173,7 @@ fn is_switch<B>(response: &Response<B>) -> bool {
 /// Makes the app's answer ours to give.
 fn finish(mut response: Response<Incoming>) -> Response<Incoming> {
     hop::strip(response.headers_mut());
-    response.headers_mut().append(header::VIA, fields::VIA);
+    response.headers_mut().append(header::VIA, via::ANSWERS);
     *response.version_mut() = Version::HTTP_11;
     response
 }

@@ -46,7 +46,7 @@ async fn the_app_gets_the_request_and_the_client_its_answer() {
         "host: shop.example\r\n",
         "cookie: s=1\r\n",
         "authorization: Bearer x\r\n",
-        "via: 1.1 ticketgate\r\n",
+        "via: 1.1 ticketgate (",
         "x-forwarded-for: 127.0.0.1\r\n",
         "x-forwarded-proto: http\r\n",
         "x-forwarded-host: shop.example\r\n",
@@ -54,6 +54,43 @@ async fn the_app_gets_the_request_and_the_client_its_answer() {
     ] {
         assert!(heads[0].contains(wanted), "{wanted} in {}", heads[0]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_round_is_a_508_before_anybody_is_asked() {
+    let app = Origin::answering(Answer::of(200, "", b"ok")).await;
+    let proxy = before_app(&app, |_| {}).await;
+    proxy.get("/").await;
+    let via = app.heads()[0].lines().find(|line| line.starts_with("via: ")).unwrap().to_owned();
+    for target in ["/", &tickets::target(&tickets::permanent(1))] {
+        let answer = proxy.get_with(target, &format!("{via}, 1.1 nginx\r\n")).await;
+        assert_eq!((answer.status, answer.text().lines().count()), (508, 1), "{}", answer.text());
+        assert!(answer.text().contains("leads back to this proxy"));
+    }
+    assert_eq!(app.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_is_its_own_app_says_so_at_once() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::with(&nobody, |config| {
+        config.server.listen = Some(port);
+        config.forward.app = Some(format!("http://{port}").parse().unwrap());
+    });
+    assert_eq!(proxy.get("/").await.status, 508);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_proxies_in_a_row_are_no_loop() {
+    let app = Origin::answering(Answer::of(200, "", b"ok")).await;
+    let inner = before_app(&app, |_| {}).await;
+    let outer = before_app(&app, |config| {
+        config.forward.app = Some(format!("http://{}", inner.address()).parse().unwrap());
+    })
+    .await;
+    assert_eq!(outer.get("/").await.status, 200);
+    assert_eq!(app.heads()[0].matches("via: 1.1 ticketgate (").count(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,69 @@
+//! Our own hop in `Via` (RFC 9110 §7.6.3), by which a request that comes round is known. Chained proxies of this kind are
+//! lawful, so it is the process that is named, in a comment; where others drop comments, too many of our name are a loop too.
+
+use std::hash::{BuildHasher, RandomState};
+
+use http::{HeaderMap, HeaderValue, header};
+
+/// Our hop as clients see it.
+pub const ANSWERS: HeaderValue = HeaderValue::from_static("1.1 ticketgate");
+
+/// Hops of our kind in one request; nobody chains as many on purpose.
+const MOST_HOPS: usize = 8;
+
+/// Names one process in the requests that it sends on.
+#[derive(Debug, Clone)]
+pub struct Via {
+    comment: String,
+    line: HeaderValue,
+}
+
+impl Via {
+    /// A name that no other process has.
+    pub fn unique() -> Self {
+        let comment = format!("({:016x})", RandomState::new().hash_one(std::process::id()));
+        let line = HeaderValue::try_from(format!("1.1 ticketgate {comment}")).expect("hex digits are visible ASCII");
+        Self { comment, line }
+    }
+
+    /// Adds our hop.
+    pub fn sign(&self, headers: &mut HeaderMap) {
+        headers.append(header::VIA, self.line.clone());
+    }
+
+    /// Whether a request with `headers` has been here before.
+    pub fn is_loop(&self, headers: &HeaderMap) -> bool {
+        let lines = || headers.get_all(header::VIA).iter().filter_map(|line| line.to_str().ok());
+        let ours = |hop: &&str| hop.split_ascii_whitespace().nth(1) == Some("ticketgate");
+        lines().any(|line| line.contains(&self.comment))
+            || lines().flat_map(|line| line.split(',')).filter(ours).count() >= MOST_HOPS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[&str]) -> HeaderMap {
+        lines.iter().map(|line| (header::VIA, HeaderValue::from_str(line).unwrap())).collect()
+    }
+
+    #[test]
+    fn what_was_signed_is_known_wherever_it_stands() {
+        let via = Via::unique();
+        let mut signed = headers(&["1.0 fred"]);
+        via.sign(&mut signed);
+        assert!(via.is_loop(&signed));
+        let own = signed.get_all(header::VIA).iter().next_back().unwrap().to_str().unwrap();
+        assert!(via.is_loop(&headers(&[&format!("1.0 fred, {own}, 1.1 nginx")])));
+        assert!(!Via::unique().is_loop(&signed), "another process is another hop");
+    }
+
+    #[test]
+    fn without_comments_too_many_of_our_name_are_a_loop() {
+        let via = Via::unique();
+        assert!(!via.is_loop(&headers(&["1.1 ticketgate, 1.1 ticketgate"])));
+        assert!(!via.is_loop(&headers(&["1.1 ticketgates, 1.1 nginx"; 8])));
+        assert!(via.is_loop(&headers(&["1.1 ticketgate, 1.1 nginx"; 8])));
+    }
+}
