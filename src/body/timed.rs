@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep, sleep};
 /// A request body with a deadline between its pieces.
 #[derive(Debug)]
 pub struct TimedBody {
-    incoming: Incoming,
+    incoming: Option<Incoming>,
     between_pieces: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     waiting: bool,
@@ -75,7 +75,14 @@ pub enum BodyError {
 impl TimedBody {
     /// Wraps `incoming`; `unread` learns when it is dropped early.
     pub fn new(incoming: Incoming, between_pieces: Duration, unread: Unread) -> Self {
+        let incoming = Some(incoming);
         Self { incoming, between_pieces, timer: None, waiting: false, ended: false, unread, last_piece: None }
+    }
+
+    /// No body.
+    pub fn nothing() -> Self {
+        let (between_pieces, unread) = (Duration::ZERO, Unread::default());
+        Self { incoming: None, between_pieces, timer: None, waiting: false, ended: true, unread, last_piece: None }
     }
 
     /// Lets the caller see how the body moves after it was handed on.
@@ -109,7 +116,7 @@ impl TimedBody {
 
 impl Drop for TimedBody {
     fn drop(&mut self) {
-        if !self.ended && !self.incoming.is_end_stream() {
+        if !self.ended && !self.is_end_stream() {
             self.unread.leave();
         }
     }
@@ -120,7 +127,8 @@ impl Body for TimedBody {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        match Pin::new(incoming).poll_frame(cx) {
             Poll::Ready(Some(Err(broken))) => Poll::Ready(Some(Err(BodyError::Broken(broken)))),
             Poll::Ready(piece) => {
                 let piece = piece.and_then(Result::ok);
@@ -132,11 +140,11 @@ impl Body for TimedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The app behind us: whatever is no image is its to answer. Both bodies stream with back-pressure; nothing is cached.
 
 pub mod config;
+mod connect;
 mod fields;
 mod hop;
 mod upgrade;
@@ -10,6 +11,7 @@ use std::error::Error as StdError;
 use std::time::Duration;
 
 pub use config::Config;
+use connect::Connector;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
 use http_body::Body as _;
@@ -37,7 +39,7 @@ const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
 
 /// The way to the app. Each worker thread has its own: pooled connections live where they were opened.
 pub struct Forward {
-    pool: Pool<HttpConnector, TimedBody>,
+    pool: Pool<Connector, TimedBody>,
     app: Authority,
     first_byte_timeout: Duration,
     tunnel_idle: Duration,
@@ -75,7 +77,7 @@ impl Forward {
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(MOST_IDLE)
             .set_host(false)
-            .build(connector);
+            .build(Connector(connector));
         let Config { first_byte_timeout, tunnel_idle, .. } = *config;
         Some(Self { pool, app, first_byte_timeout, tunnel_idle, via })
     }
@@ -140,9 +142,18 @@ impl Forward {
         self.via.sign(request.headers_mut());
         *request.uri_mut() = self.target(request.uri())?;
         *request.version_mut() = Version::HTTP_11;
+        let again = once_more(&request);
+        match (self.attempt(request).await, again) {
+            // The app was closing the connection that it had kept: the known race of every pool.
+            (Err(Unanswered::Lost(error)), Some(again)) if connect::died_idle(&error) => self.attempt(again).await,
+            (sent, _) => sent,
+        }
+        .map_err(|unanswered| self.failure(unanswered))
+    }
+
+    async fn attempt(&self, mut request: Request<TimedBody>) -> Result<Response<Incoming>, Unanswered> {
         let body = request.body_mut().watch();
-        let sent = outbound::send(&self.pool, request, self.first_byte_timeout, || Some(body.at())).await;
-        sent.map_err(|unanswered| self.failure(unanswered))
+        outbound::send(&self.pool, request, self.first_byte_timeout, || Some(body.at())).await
     }
 
     fn failure(&self, unanswered: Unanswered) -> ForwardFailure {
@@ -164,6 +175,19 @@ impl Forward {
         let uri = Uri::builder().scheme(Scheme::HTTP).authority(self.app.clone()).path_and_query(path);
         uri.build().map_err(|_| ForwardFailure::BadTarget)
     }
+}
+
+/// The same request again, when it may be sent twice: it asks for nothing to be done, and its body is none.
+fn once_more(request: &Request<TimedBody>) -> Option<Request<TimedBody>> {
+    let harmless = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let is_plain = !request.headers().contains_key(header::UPGRADE) && request.body().is_end_stream();
+    (harmless && is_plain).then(|| {
+        let mut again = Request::new(TimedBody::nothing());
+        *again.method_mut() = request.method().clone();
+        *again.uri_mut() = request.uri().clone();
+        *again.headers_mut() = request.headers().clone();
+        again
+    })
 }
 
 fn is_switch<B>(response: &Response<B>) -> bool {

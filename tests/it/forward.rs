@@ -5,11 +5,11 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::PATIENCE;
+use crate::support::app::{App, say};
 use crate::support::client::Connection;
 use crate::support::origin::{Answer, Origin, Then, read_head};
 use crate::support::proxy::Proxy;
-use crate::support::tickets;
+use crate::support::{PATIENCE, eventually, tickets};
 
 async fn before_app(app: &Origin, change: impl FnOnce(&mut ticketgate::config::Config)) -> Proxy {
     let nobody = Origin::answering(Answer::image()).await;
@@ -303,4 +303,66 @@ async fn a_body_that_breaks_its_framing_is_the_clients_mistake() {
     let answer = client.response().await.expect("an answer");
     assert_eq!((answer.status, answer.header("connection")), (400, Some("close")), "{}", answer.text());
     drop(listener);
+}
+
+/// A connection in the pool that has served once, and its app.
+async fn pooled() -> (App, TcpStream) {
+    let app = App::start().await;
+    let mut client = app.proxy.connect().await;
+    client.send("GET /first HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    let (mut behind, _, _) = app.accept().await;
+    say(&mut behind, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert_eq!(client.response().await.expect("an answer").status, 200);
+    (app, behind)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pooled_connection_that_dies_on_a_harmless_request_is_tried_once_more() {
+    for method in ["GET", "HEAD", "OPTIONS"] {
+        let (app, mut behind) = pooled().await;
+        let mut client = on_the_worker_of(&app, &mut behind, &format!("{method} /x HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        drop(behind);
+        let (mut behind, head, _) = app.accept().await;
+        assert!(head.starts_with(&format!("{method} /x ")), "{head}");
+        say(&mut behind, "HTTP/1.1 204 No Content\r\n\r\n").await;
+        assert_eq!(client.response_to(method).await.expect("an answer").status, 204, "{method}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_have_been_done_or_answered_is_not_tried_again() {
+    for (request, then) in [
+        ("POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", ""),
+        ("DELETE /x HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+        ("GET /x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx", ""),
+        ("GET /x HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 2"),
+    ] {
+        let (app, mut behind) = pooled().await;
+        let mut client = on_the_worker_of(&app, &mut behind, request).await;
+        say(&mut behind, then).await;
+        drop(behind);
+        let answer = client.response().await.expect("an answer");
+        assert_eq!(answer.status, 502, "{request}");
+        assert!(app.is_alone().await, "{request}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_connection_that_dies_is_a_502_at_once() {
+    let app = App::start().await;
+    let mut client = app.proxy.connect().await;
+    client.send("GET /x HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    drop(app.accept().await);
+    assert_eq!(client.response().await.expect("an answer").status, 502);
+    assert!(app.is_alone().await);
+}
+
+/// Sends `request` so that it arrives over `behind`: by the worker whose pool has it.
+async fn on_the_worker_of(app: &App, behind: &mut TcpStream, request: &str) -> Connection {
+    eventually("its worker is free", || app.proxy.running.metrics().open_connections() == 0).await;
+    let mut client = app.proxy.connect().await;
+    client.send(request).await;
+    let head = tokio::time::timeout(PATIENCE, read_head(behind, &mut Vec::new())).await;
+    assert!(head.expect("over the pooled connection").unwrap().contains(" /x "));
+    client
 }
