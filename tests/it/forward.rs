@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::app::{App, say};
+use crate::support::app::{App, hear, say};
 use crate::support::client::Connection;
 use crate::support::origin::{Answer, Origin, Then, read_head};
 use crate::support::proxy::Proxy;
@@ -365,4 +365,91 @@ async fn on_the_worker_of(app: &App, behind: &mut TcpStream, request: &str) -> C
     let head = tokio::time::timeout(PATIENCE, read_head(behind, &mut Vec::new())).await;
     assert!(head.expect("over the pooled connection").unwrap().contains(" /x "));
     client
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connection_names_away_nothing_that_the_app_decides_by() {
+    let app = App::start().await;
+    for line in [
+        "Host: shop.example",
+        "Content-Length: 4",
+        "Authorization: Bearer x",
+        "Cookie: s=1",
+        "Forwarded: for=192.0.2.1",
+        "Via: 1.1 fred",
+        "X-Forwarded-For: 192.0.2.1",
+        "X-Forwarded-Host: shop.example",
+        "X-Forwarded-Proto: https",
+        "X-Forwarded-Port: 443",
+        "X-Real-IP: 192.0.2.1",
+        "X-Request-Id: abc",
+    ] {
+        let name = line.split(':').next().unwrap();
+        let others = match name {
+            "Host" => "Content-Length: 4\r\n",
+            "Content-Length" => "Host: a\r\n",
+            _ => "Host: a\r\nContent-Length: 4\r\n",
+        };
+        let mut client = app.proxy.connect().await;
+        client.send(format!("POST /x HTTP/1.1\r\n{others}{line}\r\nConnection: {name}, close\r\n\r\nbody")).await;
+        let (mut behind, head, _) = app.accept().await;
+        let (name, value) = line.split_once(": ").unwrap();
+        assert!(head.contains(&format!("\r\n{}: {value}", name.to_lowercase())), "{line} in {head}");
+        say(&mut behind, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+        assert_eq!(client.response().await.expect("an answer").status, 200, "{line}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_wechat_pushes_reaches_the_app_byte_for_byte() {
+    let target = "/wx?signature=f7c3bc1d&timestamp=1700000000&nonce=%2B1+2&openid=o_6&echostr=%E4%BD%A0//%2f";
+    let xml = "<xml><ToUserName><![CDATA[gh_1]]></ToUserName><Event><![CDATA[SCAN]]></Event>\r\n\
+               <EventKey><![CDATA[场景 &<>\u{1f600}]]></EventKey><Ticket><![CDATA[gQ==]]></Ticket></xml>\n";
+    let app = App::start().await;
+    let mut client = app.proxy.connect().await;
+    let fields = format!("Content-Type: text/xml\r\nContent-Length: {}\r\n", xml.len());
+    client.send(format!("POST {target} HTTP/1.1\r\nHost: shop.example\r\n{fields}\r\n{xml}")).await;
+    let (mut behind, head, rest) = app.accept().await;
+    assert!(head.starts_with(&format!("POST {target} HTTP/1.1\r\n")), "{head}");
+    assert!(head.contains("\r\ncontent-type: text/xml\r\n"), "{head}");
+    assert!(head.contains(&format!("\r\ncontent-length: {}\r\n", xml.len())), "{head}");
+    hear(&mut behind, &xml.as_bytes()[rest.len()..]).await;
+    assert_eq!(rest, xml.as_bytes()[..rest.len()]);
+    say(&mut behind, "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nsuccess").await;
+    assert_eq!(client.response().await.expect("an answer").text(), "success");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_waits_for_100_is_asked_when_the_app_takes_its_body() {
+    let app = App::start().await;
+    let mut client = app.proxy.connect().await.into_stream();
+    let fields = "Expect: 100-continue\r\nContent-Length: 4\r\n";
+    say(&mut client, format!("POST /x HTTP/1.1\r\nHost: a\r\n{fields}\r\n")).await;
+    let (mut behind, _, rest) = app.accept().await;
+    assert!(rest.is_empty());
+    hear(&mut client, "HTTP/1.1 100 Continue\r\n\r\n").await;
+    say(&mut client, "body").await;
+    hear(&mut behind, "body").await;
+    say(&mut behind, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    hear(&mut client, "HTTP/1.1 200 OK\r\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn early_hints_are_dropped_and_answers_without_bodies_have_none() {
+    let app = App::start().await;
+    for (method, answer) in [
+        ("GET", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"),
+        ("GET", "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"),
+        ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"),
+    ] {
+        let mut client = app.proxy.connect().await;
+        client.send(format!("{method} /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")).await;
+        let (mut behind, _, _) = app.accept().await;
+        say(&mut behind, answer).await;
+        drop(behind);
+        let status = answer.rsplit("HTTP/1.1 ").next().unwrap()[..3].parse().unwrap();
+        let got = client.response_to(method).await.expect("an answer");
+        assert_eq!((got.status, got.header("link")), (status, None), "{answer}");
+        assert!(client.is_closed().await, "{answer}");
+    }
 }

@@ -13,6 +13,7 @@ mod cors;
 mod demo;
 mod fills;
 mod forward;
+mod framing;
 mod limits;
 mod origin_request;
 mod origin_trouble;

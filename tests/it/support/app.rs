@@ -1,5 +1,8 @@
 //! An app whose every byte the test says itself, and the real proxy before it.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use ticketgate::config::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -38,9 +41,18 @@ impl App {
         (stream, head, rest)
     }
 
+    /// A connection that has come already.
+    pub async fn queued(&self) -> Option<TcpStream> {
+        let accepted = poll_fn(|cx| match self.listener.poll_accept(cx) {
+            Poll::Ready(accepted) => Poll::Ready(Some(accepted)),
+            Poll::Pending => Poll::Ready(None),
+        });
+        Some(accepted.await?.unwrap().0)
+    }
+
     /// Whether nobody has come.
     pub async fn is_alone(&self) -> bool {
-        std::future::poll_fn(|cx| std::task::Poll::Ready(self.listener.poll_accept(cx).is_pending())).await
+        self.queued().await.is_none()
     }
 }
 
