@@ -28,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::Timeouts;
+use super::closing::Closing;
 use super::progress::Progress;
 use super::timer::Timer;
 
@@ -36,12 +37,6 @@ const LAST_REQUEST: Duration = Duration::from_secs(2);
 
 /// How long the end of a client's words is overlooked at a time while an answer is on its way.
 const HOLD_END: Duration = Duration::from_millis(20);
-
-/// With something unread in the socket a plain close would become a reset, which overtakes our last answer: what still
-/// comes is read and dropped for so long,
-const LINGER: Duration = Duration::from_secs(5);
-/// and so many bytes of it.
-const LINGER_BYTES: usize = 4 * 1024 * 1024;
 
 /// A socket whose silent peer is dropped in time.
 #[derive(Debug)]
@@ -52,18 +47,6 @@ pub struct DeadlineIo<T> {
     reading: Waiting,
     timer: Timer,
     closing: Closing,
-}
-
-/// How far the close has come.
-#[derive(Debug, Clone, Copy)]
-enum Closing {
-    Open,
-    /// Our end is said; what the peer still sends is dropped.
-    Lingering {
-        until: Instant,
-        dropped: usize,
-    },
-    Done,
 }
 
 /// What the next byte would be, and since when it is awaited.
@@ -79,7 +62,7 @@ impl<T> DeadlineIo<T> {
     /// Wraps a socket whose first byte has just become readable, or whose TLS handshake has just ended.
     pub fn new(inner: T, timeouts: Timeouts, progress: Arc<Progress>) -> Self {
         let reading = Waiting::Head { since: Instant::now(), served: progress.served() };
-        Self { inner, timeouts, progress, reading, timer: Timer::default(), closing: Closing::Open }
+        Self { inner, timeouts, progress, reading, timer: Timer::default(), closing: Closing::default() }
     }
 
     /// Whether the peer may still be sending something that nobody will read: a body, or what follows a head that was
@@ -181,32 +164,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for DeadlineIo<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if matches!(self.closing, Closing::Open) {
-            ready!(Pin::new(&mut self.inner).poll_shutdown(cx))?;
-            let lingering = Closing::Lingering { until: Instant::now() + LINGER, dropped: 0 };
-            self.closing = if self.leaves_unread() { lingering } else { Closing::Done };
-        }
-        self.poll_linger(cx).map(Ok)
-    }
-}
-
-impl<T: AsyncRead + Unpin> DeadlineIo<T> {
-    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut buffer = [0; 4096];
-        while let Closing::Lingering { until, dropped } = self.closing {
-            let mut dropping = ReadBuf::new(&mut buffer);
-            let read = match Pin::new(&mut self.inner).poll_read(cx, &mut dropping) {
-                Poll::Pending => {
-                    ready!(self.timer.poll_at(until, cx));
-                    0
-                }
-                Poll::Ready(Ok(())) => dropping.filled().len(),
-                Poll::Ready(Err(_)) => 0,
-            };
-            let dropped = dropped + read;
-            let over = read == 0 || dropped > LINGER_BYTES || Instant::now() > until;
-            self.closing = if over { Closing::Done } else { Closing::Lingering { until, dropped } };
-        }
-        Poll::Ready(())
+        let leaves_unread = self.leaves_unread();
+        let Self { inner, timer, closing, .. } = &mut *self;
+        closing.poll(inner, timer, leaves_unread, cx)
     }
 }

@@ -11,8 +11,9 @@
 //! | the peer to read at all | `timeouts.write` ([`super::write_deadline`]) | closed |
 //! | an answer to a ping | 20 s | closed |
 //!
-//! A drain sends GOAWAY when it is announced: what was sent before the client heard of it is still answered. So does an
-//! answer that would close a connection of HTTP/1.1. A body that nobody reads is told to stop, and its connection goes on.
+//! A drain sends GOAWAY when it is announced, or behind the first request of a connection that comes later: what was sent
+//! before the client heard of it is still answered. So does an answer that would close a connection of HTTP/1.1. A body
+//! that nobody reads is told to stop, and its connection goes on.
 
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
@@ -34,7 +35,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use super::Timeouts;
+use super::closing::LingeringIo;
 use super::connection::{Connections, MAX_HEAD, MAX_HEADERS, SentBody};
+use super::drain::Drain;
 use super::listener::Entrance;
 use super::progress::{Exchange, Progress};
 use crate::body::timed::Unread;
@@ -60,8 +63,6 @@ const MAX_GIVEN_UP: u32 = 200;
 const PING_AFTER: Duration = Duration::from_secs(30);
 /// and how long it has to answer.
 const PONG_WITHIN: Duration = Duration::from_secs(20);
-/// For GOAWAY to reach a peer that never asked for anything.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The settings, and their limits.
 pub(super) fn builder(timeouts: &Timeouts) -> Builder<Streams> {
@@ -86,6 +87,8 @@ struct Conversation {
     peer: Peer,
     progress: Arc<Progress>,
     given_up: AtomicU32,
+    /// There was a request.
+    asked: Notify,
     /// An answer said that the connection closes.
     closes: Notify,
     /// Requests are given up again and again.
@@ -103,9 +106,10 @@ impl Connections {
         let service = service_fn(|request| {
             let conversation = Arc::clone(&conversation);
             let exchange = conversation.progress.begin();
+            conversation.asked.notify_one();
             async move { Ok::<_, Infallible>(conversation.exchange(request, exchange).await) }
         });
-        let mut connection = pin!(self.http2.serve_connection(TokioIo::new(socket), service));
+        let mut connection = pin!(self.http2.serve_connection(TokioIo::new(LingeringIo::new(socket)), service));
         let ended = tokio::select! {
             biased;
             ended = &mut connection => ended,
@@ -128,25 +132,38 @@ impl Connections {
 
 impl Conversation {
     fn new(connections: Arc<Connections>, peer: Peer, progress: Arc<Progress>) -> Self {
-        let (closes, too_much) = (Notify::new(), Notify::new());
-        Self { connections, peer, progress, given_up: AtomicU32::new(0), closes, too_much }
+        let (asked, closes, too_much) = (Notify::new(), Notify::new(), Notify::new());
+        Self { connections, peer, progress, given_up: AtomicU32::new(0), asked, closes, too_much }
     }
 
     /// Ends when the client should be told to go.
     async fn nears_its_end(&self) {
         let Connections { drain, timeouts, .. } = &*self.connections;
         tokio::select! {
-            () = drain.announcement() => {}
+            () = self.has_asked_in(drain) => {}
             () = self.closes.notified() => {}
             () = self.too_much.notified() => {}
             () = self.idles(self.progress.idle_since(), timeouts.keep_alive, timeouts.head) => {}
         }
     }
 
+    /// Ends in a drain; for a connection that came in it, when it has asked: told to go at once, it would never ask.
+    async fn has_asked_in(&self, drain: &Drain) {
+        drain.announcement().await;
+        let asked = self.asked.notified();
+        if self.progress.served() == 0 {
+            tokio::select! {
+                () = asked => {}
+                () = drain.listener_gone() => {}
+            }
+        }
+    }
+
     /// Ends when a client that was told to go has nothing under way any more, and does not go. What is still in buffers
-    /// must be read in the time of a write.
+    /// must be read in the time of a write; a connection that came in the drain may ask once.
     async fn is_quiet(&self) {
-        self.idles(Instant::now(), self.connections.timeouts.write, FAREWELL).await;
+        let Timeouts { write, first_byte, .. } = self.connections.timeouts;
+        self.idles(Instant::now(), write, first_byte).await;
     }
 
     /// Ends when nothing has been under way for `limit`, counted from `beginning` at the earliest; for `at_first` when

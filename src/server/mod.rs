@@ -1,6 +1,7 @@
 //! The public side of the proxy: a listener, workers, connections with deadlines, and an end that loses nothing. What is
 //! answered is [`crate::proxy`]'s to say.
 
+pub mod closing;
 pub mod config;
 pub mod connection;
 pub mod deadline_io;
