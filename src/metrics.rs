@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 
 use crate::cache::status::Outcome;
 use crate::limit::BudgetName;
+use crate::moment::Wall;
 use crate::route::Kind;
 use crate::ticket::{Repair, Repairs};
 
@@ -47,6 +48,10 @@ pub struct Metrics {
     pub accept_failures: Counter,
     /// TLS handshakes that failed or took too long.
     pub tls_handshakes_failed: Counter,
+    /// Changed files of `[tls]` that were of no use.
+    pub tls_certificates_refused: Counter,
+    /// Absent without TLS.
+    certificate_ends: Family<FileLabels, Gauge>,
     /// Messages that were no HTTP.
     pub malformed: Counter,
     /// Requests whose client hung up before the answer.
@@ -133,6 +138,11 @@ struct StoreLabels {
     store: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FileLabels {
+    file: &'static str,
+}
+
 impl Metrics {
     /// Nothing counted yet.
     pub fn new() -> Arc<Self> {
@@ -155,6 +165,8 @@ impl Metrics {
             connections_refused: Counter::default(),
             accept_failures: Counter::default(),
             tls_handshakes_failed: Counter::default(),
+            tls_certificates_refused: Counter::default(),
+            certificate_ends: Family::default(),
             malformed: Counter::default(),
             abandoned: Counter::default(),
             evictions: Counter::default(),
@@ -184,6 +196,10 @@ impl Metrics {
         registry.register("accept_failures", "Failed attempts to accept a connection", self.accept_failures.clone());
         let help = "TLS handshakes that failed or took too long";
         registry.register("tls_handshakes_failed", help, self.tls_handshakes_failed.clone());
+        let help = "Changed files of [tls] that were of no use";
+        registry.register("tls_certificates_refused", help, self.tls_certificates_refused.clone());
+        let help = "Unix time at which the TLS certificate in force ends";
+        registry.register("tls_certificate_expires_seconds", help, self.certificate_ends.clone());
         registry.register("malformed_messages", "Messages that were no HTTP", self.malformed.clone());
         let help = "Requests whose client hung up before the answer";
         registry.register("abandoned_requests", help, self.abandoned.clone());
@@ -242,6 +258,11 @@ impl Metrics {
     pub fn connection_opened(&self) -> OpenConnection {
         self.connections_open.inc();
         OpenConnection(self.connections_open.clone())
+    }
+
+    /// Notes when the TLS certificate in force ends.
+    pub fn certificate_ends(&self, end: Wall) {
+        self.certificate_ends.get_or_create(&FileLabels { file: "tls.cert" }).set(end.unix());
     }
 
     /// How many client connections are open.

@@ -36,6 +36,7 @@ use crate::server::listener::{Door, Entrance, Listener};
 use crate::server::places::Places;
 use crate::server::tls::Tls;
 use crate::server::tls::certificate::{BadCertificate, Certificate};
+use crate::server::tls::renewal::Renewal;
 use crate::server::workers::Workers;
 use crate::server::{self, files, listener};
 use crate::ticket::Expired;
@@ -46,18 +47,21 @@ const BACKGROUND_THREADS: usize = 2;
 /// How often the stores do their bookkeeping.
 const TEND_EVERY: Duration = Duration::from_secs(1);
 
+/// How often the certificate's files are looked at.
+const LOOK_FOR_CERTIFICATES_EVERY: Duration = Duration::from_secs(60);
+
 /// Everything bound, nothing running.
 pub struct App {
     config: Config,
     listeners: Vec<Listener>,
     tls: Option<Arc<Tls>>,
+    renewal: Option<Renewal>,
     admin: Option<TcpListener>,
     addresses: Addresses,
     background: Runtime,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
-    clock: Clock,
-    dropped_lines: Dropped,
+    around: Surroundings,
 }
 
 /// Where the listeners are.
@@ -80,6 +84,8 @@ pub struct Surroundings {
     pub clock: Clock,
     /// Faults on purpose.
     pub faults: Faults,
+    /// How often the certificate's files are looked at.
+    pub certificate_poll: Duration,
     /// What the log could not write.
     pub dropped_lines: Dropped,
 }
@@ -99,7 +105,12 @@ pub enum StartError {
 
 impl Default for Surroundings {
     fn default() -> Self {
-        Self { clock: Clock::system(), faults: Faults::default(), dropped_lines: Dropped::default() }
+        Self {
+            clock: Clock::system(),
+            faults: Faults::default(),
+            certificate_poll: LOOK_FOR_CERTIFICATES_EVERY,
+            dropped_lines: Dropped::default(),
+        }
     }
 }
 
@@ -112,13 +123,17 @@ impl App {
         let admin = config.admin.listen.map(|address| bind("admin.listen", address)).transpose()?;
         let addresses = Addresses::of(&listeners, admin.as_ref()).map_err(StartError::System)?;
         let connections = config.server.max_connections;
-        let tls = certificate.zip(addresses.tls);
+        let tls = certificate.clone().zip(addresses.tls);
         let tls = tls.map(|(certificate, at)| Arc::new(Tls::new(certificate, connections, at.port())));
         let background = background().map_err(StartError::System)?;
         let metrics = Metrics::new();
-        let (clock, dropped_lines) = (surroundings.clock.clone(), surroundings.dropped_lines.clone());
+        let around = surroundings.clone();
+        let renew = |certificate| {
+            Renewal::new(config.server.tls.clone(), certificate, around.clock.clone(), Arc::clone(&metrics))
+        };
+        let renewal = certificate.map(renew);
         let shared = Arc::new(share(&config, surroundings, &metrics, &background)?);
-        Ok(Self { config, listeners, tls, admin, addresses, background, shared, metrics, clock, dropped_lines })
+        Ok(Self { config, listeners, tls, renewal, admin, addresses, background, shared, metrics, around })
     }
 
     /// Where the listeners are; ports that were 0 have their number.
@@ -138,8 +153,11 @@ impl App {
         self.background.spawn(accepting);
         self.background.spawn(tend(Arc::clone(&self.shared.cache)));
         self.background.spawn(limit_drain(drain.clone(), server.drain));
+        if let Some(renewal) = self.renewal {
+            self.background.spawn(renewal.watch(self.around.certificate_poll));
+        }
         if let Some(listener) = self.admin {
-            let admin = operator(&self.shared, &self.metrics, &drain, self.dropped_lines);
+            let admin = operator(&self.shared, &self.metrics, &drain, self.around.dropped_lines);
             self.background.spawn(admin::serve(Arc::new(admin), listener));
         }
         announce(self.addresses);
@@ -149,7 +167,7 @@ impl App {
 
     fn services(&self, drain: &Drain) -> Result<Vec<Connections>, StartError> {
         let threads = std::thread::available_parallelism().map_err(StartError::System)?.get();
-        let records = Records::new(Arc::clone(&self.metrics), self.clock.clone());
+        let records = Records::new(Arc::clone(&self.metrics), self.around.clock.clone());
         let service = |_| {
             let proxy = Proxy {
                 shared: Arc::clone(&self.shared),

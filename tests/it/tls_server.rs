@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use rustls::ProtocolVersion;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use ticketgate::app::{App, Ending, Surroundings};
 use ticketgate::config::{Config, Sources};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,7 +14,7 @@ use tokio::time::timeout;
 use crate::support::client::Connection;
 use crate::support::origin::{Answer, Origin, jpeg};
 use crate::support::proxy::Proxy;
-use crate::support::tls::{Authority, HTTP_1};
+use crate::support::tls::{Authority, HTTP_1, Issued};
 use crate::support::{PATIENCE, eventually, tickets};
 
 const SHORT: Duration = Duration::from_millis(150);
@@ -232,6 +233,88 @@ async fn the_redirecting_listener_sends_everybody_to_https_and_serves_nothing() 
         assert!(connection.is_closed().await);
     }
     assert_eq!(scene.origin.count(), 0);
+}
+
+impl Scene {
+    /// Waits until newcomers are shown `issued`.
+    async fn shows(&self, issued: &Issued) {
+        let wanted = CertificateDer::from_pem_slice(issued.cert.as_bytes()).unwrap();
+        let shown = async {
+            loop {
+                let stream = self.authority.connect(self.proxy.tls(), &[HTTP_1]).await;
+                if stream.get_ref().1.peer_certificates().unwrap()[0] == wanted {
+                    return;
+                }
+            }
+        };
+        timeout(PATIENCE, shown).await.expect("it is shown");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_certificate_is_shown_without_a_restart_and_open_connections_go_on() {
+    let scene = scene(|_| {}).await;
+    let mut open = scene.http1().await;
+    assert_eq!(open.get("/", "").await.status, 404);
+    let renewed = scene.authority.install();
+    scene.shows(&renewed).await;
+    assert_eq!(open.get("/", "").await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_behind_links_that_are_swapped_are_found_as_kubernetes_leaves_them() {
+    let authority = Authority::new();
+    let write = |directory: &str| {
+        std::fs::create_dir(authority.file(directory)).unwrap();
+        let issued = authority.issue(|_| {});
+        authority.write(&format!("{directory}/cert.pem"), &issued.cert);
+        authority.write(&format!("{directory}/key.pem"), &issued.key);
+        issued
+    };
+    let (one, other) = (write("one"), write("other"));
+    std::os::unix::fs::symlink("one", authority.file("data")).unwrap();
+    for name in ["cert.pem", "key.pem"] {
+        std::os::unix::fs::symlink(format!("data/{name}"), authority.file(name)).unwrap();
+    }
+    let origin = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::with(&origin, |config| authority.configure(config));
+    let scene = Scene { origin, authority, proxy };
+    scene.shows(&one).await;
+    std::os::unix::fs::symlink("other", scene.authority.file("data.new")).unwrap();
+    std::fs::rename(scene.authority.file("data.new"), scene.authority.file("data")).unwrap();
+    scene.shows(&other).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_no_use_leave_the_old_certificate_in_force_and_are_told_once() {
+    let scene = scene(|_| {}).await;
+    let old = scene.authority.install();
+    scene.shows(&old).await;
+    let refused = || scene.proxy.running.metrics().tls_certificates_refused.get();
+    for (number, rubbish) in ["rubbish", "other rubbish"].into_iter().enumerate() {
+        scene.authority.write("key.pem", rubbish);
+        eventually("it is told", || refused() > number as u64).await;
+        scene.shows(&old).await;
+        assert_eq!(refused(), number as u64 + 1, "once");
+    }
+    let renewed = scene.authority.install();
+    scene.shows(&renewed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_certificate_is_a_metric() {
+    let scene = scene(|_| {}).await;
+    let page = async || Connection::open(scene.proxy.admin()).await.get("/metrics", "").await.text().to_owned();
+    let issued = scene.authority.issue(|params| params.not_after = rcgen::date_time_ymd(2090, 2, 3));
+    scene.authority.write("cert.pem", &issued.cert);
+    scene.authority.write("key.pem", &issued.key);
+    scene.shows(&issued).await;
+    let expected = "ticketgate_tls_certificate_expires_seconds{file=\"tls.cert\"} 3789763200\n";
+    let told = async { while !page().await.contains(expected) {} };
+    timeout(PATIENCE, told).await.expect("the metric is there");
+    let without = Proxy::before(&scene.origin);
+    let page = Connection::open(without.admin()).await.get("/metrics", "").await;
+    assert!(!page.text().contains("tls_certificate_expires_seconds{"), "no value without TLS");
 }
 
 /// What is told of `[tls]` with these files.

@@ -10,14 +10,19 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::Config;
+use super::{Config, validity};
+use crate::moment::Wall;
 
 /// More than any chain or key has.
 const MAX_FILE: u64 = 1024 * 1024;
 
 /// The certificate in force.
 #[derive(Debug)]
-pub struct Certificate(RwLock<Arc<CertifiedKey>>);
+pub struct Certificate {
+    pair: RwLock<Arc<CertifiedKey>>,
+    /// Of the start.
+    pem: Pem,
+}
 
 /// A file of `[tls]` is of no use.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,14 +48,41 @@ pub fn check(config: &Config) -> Result<(), BadCertificate> {
 impl Certificate {
     /// Reads the files that `config` names.
     pub fn load(config: &Config) -> Result<Arc<Self>, BadCertificate> {
-        let pair = Pem::read(config)?.parse(config)?;
-        Ok(Arc::new(Self(RwLock::new(pair))))
+        let pem = Pem::read(config)?;
+        let pair = RwLock::new(pem.parse(config)?);
+        Ok(Arc::new(Self { pair, pem }))
+    }
+
+    /// What the files held at the start.
+    pub fn pem(&self) -> &Pem {
+        &self.pem
+    }
+
+    /// Shows `pair` from now on; connections that are open keep what they were shown.
+    pub fn replace(&self, pair: Arc<CertifiedKey>) {
+        *self.pair.write().unwrap_or_else(PoisonError::into_inner) = pair;
+    }
+
+    /// When the one in force ends, if it says so.
+    pub fn end(&self) -> Option<Wall> {
+        validity::end(self.in_force().cert.first()?)
+    }
+
+    fn in_force(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.pair.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl ResolvesServerCert for Certificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+        Some(self.in_force())
+    }
+}
+
+/// A key is in it.
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pem")
     }
 }
 

@@ -3,6 +3,8 @@
 
 pub mod certificate;
 pub mod config;
+pub mod renewal;
+mod validity;
 
 use std::io;
 use std::sync::Arc;

@@ -40,8 +40,9 @@ impl Proxy {
         config.admin.listen = Some("127.0.0.1:0".parse().unwrap());
         change(&mut config);
         let (clock, hands) = Clock::adjustable();
-        let running =
-            App::bind(config, Surroundings { clock, faults, ..Surroundings::default() }).unwrap().start().unwrap();
+        let certificate_poll = std::time::Duration::from_millis(5);
+        let surroundings = Surroundings { clock, faults, certificate_poll, ..Surroundings::default() };
+        let running = App::bind(config, surroundings).unwrap().start().unwrap();
         Self { running, hands }
     }
 
