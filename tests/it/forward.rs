@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::app::{App, hear, say};
+use crate::support::app::{App, hear, rest_of, say};
 use crate::support::client::Connection;
 use crate::support::origin::{Answer, Origin, Then, read_head};
 use crate::support::proxy::Proxy;
@@ -452,4 +452,19 @@ async fn early_hints_are_dropped_and_answers_without_bodies_have_none() {
         assert_eq!((got.status, got.header("link")), (status, None), "{answer}");
         assert!(client.is_closed().await, "{answer}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn announced_trailers_pass_both_ways() {
+    let app = App::start().await;
+    let mut client = app.proxy.connect().await.into_stream();
+    let fields = "Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\nTE: trailers\r\nConnection: TE, close\r\n";
+    say(&mut client, format!("POST /x HTTP/1.1\r\nHost: a\r\n{fields}\r\n2\r\nhi\r\n0\r\nX-Sum: 1\r\n\r\n")).await;
+    let (mut behind, head, rest) = app.accept().await;
+    assert!(head.contains("\r\ntrailer: X-Sum\r\n"), "{head}");
+    hear(&mut behind, &b"2\r\nhi\r\n0\r\nx-sum: 1\r\n\r\n"[rest.len()..]).await;
+    let fields = "Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n";
+    say(&mut behind, format!("HTTP/1.1 200 OK\r\n{fields}\r\n2\r\nho\r\n0\r\nX-Sum: 2\r\n\r\n")).await;
+    let answer = rest_of(&mut client).await;
+    assert!(answer.ends_with("\r\n\r\n2\r\nho\r\n0\r\nx-sum: 2\r\n\r\n"), "{answer}");
 }
