@@ -7,9 +7,10 @@ use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::client::Connection;
-use crate::support::origin::{Answer, Origin};
+use crate::support::origin::{Answer, Origin, read_head};
 use crate::support::tickets;
 use crate::support::tls::{Authority, HTTP_1};
 
@@ -279,4 +280,47 @@ fn help_shows_an_example_for_each_command() {
         assert!(text(&help.stdout).contains("Example"), "{command}");
         assert_eq!(help.status.code(), Some(0));
     }
+}
+
+/// How much memory the process ever had resident, in kB.
+fn peak(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_megabytes_pass_each_way_in_bounded_memory() {
+    const LENGTH: u64 = 100_000_000;
+    let app = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", app.local_addr().unwrap());
+    let arguments = ["--listen=127.0.0.1:0", "--admin-listen=off", "--app", &url];
+    let mut server = Server::start(&arguments);
+    let public = address(&server.log_line_saying("listening"), "public");
+    let before = peak(&server);
+    // Echoes: each piece is under way twice.
+    let behind = tokio::spawn(async move {
+        let (mut stream, _) = app.accept().await.unwrap();
+        let mut body = Vec::new();
+        read_head(&mut stream, &mut body).await.unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        let (mut read, mut write) = stream.split();
+        tokio::io::copy(&mut (&mut read).take(LENGTH - body.len() as u64), &mut write).await.unwrap();
+    });
+    let mut client = tokio::net::TcpStream::connect(public).await.unwrap();
+    let head = format!("POST /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {LENGTH}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.unwrap();
+    let (mut read, mut write) = client.into_split();
+    let sending = tokio::spawn(async move {
+        tokio::io::copy(&mut tokio::io::repeat(b'x').take(LENGTH), &mut write).await.unwrap();
+        write
+    });
+    let came = tokio::io::copy(&mut read, &mut tokio::io::sink()).await.unwrap();
+    assert!((LENGTH + 1..LENGTH + 2000).contains(&came), "a head and all of the body: {came}");
+    sending.await.unwrap();
+    behind.await.unwrap();
+    let grown = peak(&server) - before;
+    assert!(grown < 8 * 1024, "{grown} kB");
 }
