@@ -3,6 +3,7 @@
 
 mod check;
 mod demo;
+mod health;
 mod inspect;
 mod serve;
 
@@ -25,6 +26,7 @@ Examples:
   ticketgate --config /etc/ticketgate/ticketgate.toml
   ticketgate check                                    is the configuration valid?
   ticketgate inspect TICKET                           what does a ticket say?
+  ticketgate health                                   is the server that runs here ready?
 
 Then let pages write <img src=\"/cgi-bin/showqrcode?ticket=TICKET\">.
 
@@ -56,6 +58,9 @@ enum Command {
     /// Says what a ticket contains: its url, creation and expiry, and what had to be mended. Asks nobody.
     #[command(after_help = inspect::EXAMPLES)]
     Inspect(inspect::Inspect),
+    /// Asks a running server whether it is ready: one line and an exit code, for probes.
+    #[command(after_help = health::EXAMPLES)]
+    Health(health::Health),
 }
 
 /// Where the configuration comes from.
@@ -130,6 +135,7 @@ pub fn run(
             complain("this command takes none of the flags that stand before it; see its --help");
             ExitCode::from(BAD_USAGE)
         }
+        Command::Health(health) => health.run(options, environment),
         Command::Demo(show) => show.run(),
         Command::Inspect(inspect) => inspect.run(),
     }

@@ -14,6 +14,7 @@ mod demo;
 mod fills;
 mod forward;
 mod framing;
+mod health;
 mod limits;
 mod origin_request;
 mod origin_trouble;
