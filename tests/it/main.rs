@@ -11,6 +11,7 @@ mod cache;
 mod cli;
 mod cors;
 mod demo;
+mod deploy;
 mod fills;
 mod forward;
 mod framing;
