@@ -300,3 +300,26 @@ async fn expired_tickets_may_be_gone_without_asking() {
     assert_eq!(origin.count(), 1);
     assert_eq!(proxy.image(&tickets::permanent(2)).await.status, 200, "a permanent one is never gone");
 }
+
+/// S21, in the fields as they are sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_told_of_an_images_life_agrees_and_ends_with_its_ticket() {
+    let origin = Origin::answering(Answer::image_with("Cache-Control: max-age=40\r\n")).await;
+    let proxy = Proxy::before(&origin);
+    let date = |text: Option<&str>| httpdate::parse_http_date(text.unwrap()).unwrap();
+    for (ticket, temporary) in [(tickets::permanent(1), false), (tickets::temporary(2, Duration::from_secs(300)), true)]
+    {
+        for _ in 0..4 {
+            let told = proxy.image(&ticket).await;
+            let control = told.header("cache-control").unwrap();
+            let max_age = Duration::from_secs(control.strip_prefix("public, max-age=").unwrap().parse().unwrap());
+            assert_eq!(date(told.header("expires")), date(told.header("date")) + max_age, "{control}");
+            assert_eq!(told.header("ticket-expires").is_some(), temporary);
+            if temporary {
+                assert!(date(told.header("expires")) <= date(told.header("ticket-expires")), "{control}");
+                assert_eq!(told.header("age"), Some("0"), "re-based, since many caches ignore it");
+            }
+            proxy.hands.advance(Duration::from_secs(13));
+        }
+    }
+}
