@@ -180,8 +180,7 @@ impl Image {
 
     /// When the origin says that the picture was last changed.
     pub fn last_modified(&self) -> Option<Wall> {
-        let stated = self.own_fields.iter().find(|(name, _)| *name == header::LAST_MODIFIED);
-        stated.and_then(|(_, at)| super::freshness::http_date(at))
+        self.field(&header::LAST_MODIFIED).and_then(super::freshness::http_date)
     }
 
     /// Bytes of the picture and of its head.
