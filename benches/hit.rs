@@ -69,7 +69,7 @@ fn hit(criterion: &mut Criterion) {
     let mut buffer = vec![0; 2 * IMAGE];
     round_trip(&mut stream, request.as_bytes(), &mut buffer);
 
-    let shared = running.shared();
+    let shared = running.reload().shared();
     let answer = |headers: &HeaderMap| {
         let ticket = Ticket::from_query(Some(black_box(QUERY))).expect("it is a ticket");
         let found = shared.cache.answer(&ticket, shared.clock.now()).expect("it is cached");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::body::Body;
@@ -31,9 +32,10 @@ const LONGEST_PATH: usize = 256;
 /// What is logged for a client that hung up, as nginx does.
 const CLIENT_GONE: u16 = 499;
 
-/// Has requests answered and keeps the records.
+/// Has requests answered and keeps the records. One for each worker thread.
 pub struct Exchanges {
-    proxy: Proxy,
+    /// Another may take its place between two requests; whoever is being answered keeps the one it began with.
+    proxy: ArcSwap<Proxy>,
     records: Arc<Records>,
 }
 
@@ -167,7 +169,17 @@ fn milliseconds(duration: Duration) -> f64 {
 impl Exchanges {
     /// Exchanges through `proxy`, recorded in `records`.
     pub fn new(proxy: Proxy, records: Arc<Records>) -> Self {
-        Self { proxy, records }
+        Self { proxy: ArcSwap::from_pointee(proxy), records }
+    }
+
+    /// The one that answers now.
+    pub fn proxy(&self) -> Arc<Proxy> {
+        self.proxy.load_full()
+    }
+
+    /// Has requests answered by `proxy` from now on.
+    pub fn replace(&self, proxy: Proxy) {
+        self.proxy.store(Arc::new(proxy));
     }
 
     /// Notes a message that was no HTTP, and was answered `status` before it became a request.
@@ -180,7 +192,8 @@ impl Exchanges {
 
     /// Answers `request`, which came from `peer`. Dropping the future, as a client that hangs up does, is recorded as 499.
     pub async fn serve(&self, request: Request<TimedBody>, peer: Peer) -> Response<Body> {
-        self.recorded(request, peer, |request| self.proxy.answer(request, peer)).await
+        let proxy = self.proxy();
+        self.recorded(request, peer, &proxy, |request| proxy.answer(request, peer)).await
     }
 
     /// Sends `request`, which came from `peer` in the clear, to `port`, where we take TLS.
@@ -189,13 +202,14 @@ impl Exchanges {
             let location = to_https(request.method(), request.version(), request.uri(), request.headers(), port);
             Answered::redirected(request.method(), location)
         };
-        self.recorded(request, peer, answer).await
+        self.recorded(request, peer, &self.proxy(), answer).await
     }
 
     async fn recorded<F>(
         &self,
         mut request: Request<TimedBody>,
         peer: Peer,
+        proxy: &Proxy,
         answer: impl FnOnce(Request<TimedBody>) -> F,
     ) -> Response<Body>
     where
@@ -206,7 +220,7 @@ impl Exchanges {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let id = records.request_id(request.headers().get(REQUEST_ID));
         request.headers_mut().insert(REQUEST_ID, id.clone());
-        records.note_ignored_forwarding(&self.proxy, peer, &request);
+        records.note_ignored_forwarding(proxy, peer, &request);
         let pending = Pending { records, method: &method, path: uri.path(), id: &id, peer, began };
         let mut answered = answer(request).await;
         answered.response.headers_mut().insert(REQUEST_ID, id.clone());

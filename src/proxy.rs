@@ -44,7 +44,7 @@ pub struct Proxy {
     /// What all threads share.
     pub shared: Arc<Shared>,
     /// The app behind us, if there is one.
-    pub forward: Option<App>,
+    pub forward: Option<Arc<App>>,
 }
 
 /// What all threads share.

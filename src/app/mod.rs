@@ -2,44 +2,42 @@
 //! anything runs, then starts the threads. The only reader of the whole configuration. Nothing here is global: two apps
 //! run in one process.
 
+mod parts;
+pub mod reload;
 mod running;
 
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use parts::Ground;
+use reload::Reload;
 pub use running::{Ending, Running};
 use tokio::runtime::Runtime;
 
 use crate::admin::{self, Admin};
 use crate::cache::Cache;
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, Sources};
 use crate::exchange::{Exchanges, Records};
 use crate::fault::Faults;
-use crate::fill::judge::Rules;
-use crate::fill::{Filler, Fills};
-use crate::forward::{Forward, Via};
-use crate::limit::{Limits, Trust};
-use crate::log::{Dropped, START};
-use crate::metrics::{Metrics, Reading};
-use crate::origin::{BadCaFile, Origin};
+use crate::forward::Forward;
+use crate::log::{Control, START};
+use crate::metrics::Metrics;
+use crate::origin::BadCaFile;
 use crate::proxy::{Proxy, Shared};
-use crate::respond::Responder;
-use crate::respond::cors::Cors;
-use crate::route::Routes;
 use crate::server::connection::Connections;
-use crate::server::drain::Drain;
+use crate::server::drain::{Drain, Times};
 use crate::server::listener::{Door, Entrance, Listener};
 use crate::server::places::Places;
 use crate::server::tls::Tls;
 use crate::server::tls::certificate::{BadCertificate, Certificate};
-use crate::server::tls::renewal::Renewal;
-use crate::server::workers::Workers;
+use crate::server::tls::renewal::{self, Renewal};
+use crate::server::workers::{Service, Workers};
 use crate::server::{self, files, listener};
-use crate::ticket::Expired;
 
 /// Threads for fills, the accept loop and the admin listener. Clients are served by others.
 const BACKGROUND_THREADS: usize = 2;
@@ -55,13 +53,12 @@ pub struct App {
     config: Config,
     listeners: Vec<Listener>,
     tls: Option<Arc<Tls>>,
-    renewal: Option<Renewal>,
+    renewal: Option<Arc<Mutex<Renewal>>>,
     admin: Option<TcpListener>,
     addresses: Addresses,
     background: Runtime,
     shared: Arc<Shared>,
-    metrics: Arc<Metrics>,
-    around: Surroundings,
+    ground: Ground,
 }
 
 /// Where the listeners are.
@@ -86,8 +83,10 @@ pub struct Surroundings {
     pub faults: Faults,
     /// How often the certificate's files are looked at.
     pub certificate_poll: Duration,
-    /// What the log could not write.
-    pub dropped_lines: Dropped,
+    /// The log of this process.
+    pub log: Control,
+    /// Where the configuration came from; without them it cannot be read again.
+    pub sources: Option<Sources>,
 }
 
 /// Why nothing could be started.
@@ -109,7 +108,8 @@ impl Default for Surroundings {
             clock: Clock::system(),
             faults: Faults::default(),
             certificate_poll: LOOK_FOR_CERTIFICATES_EVERY,
-            dropped_lines: Dropped::default(),
+            log: Control::default(),
+            sources: None,
         }
     }
 }
@@ -126,14 +126,10 @@ impl App {
         let tls = certificate.clone().zip(addresses.tls);
         let tls = tls.map(|(certificate, at)| Arc::new(Tls::new(certificate, connections, at.port())));
         let background = background().map_err(StartError::System)?;
-        let metrics = Metrics::new();
-        let around = surroundings.clone();
-        let renew = |certificate| {
-            Renewal::new(config.server.tls.clone(), certificate, around.clock.clone(), Arc::clone(&metrics))
-        };
-        let renewal = certificate.map(renew);
-        let shared = Arc::new(share(&config, surroundings, &metrics, &background)?);
-        Ok(Self { config, listeners, tls, renewal, admin, addresses, background, shared, metrics, around })
+        let ground = Ground { around: surroundings, metrics: Metrics::new() };
+        let renewal = certificate.map(|certificate| ground.renewal(&config, certificate));
+        let shared = Arc::new(ground.share(&config, &background).map_err(StartError::CaFile)?);
+        Ok(Self { config, listeners, tls, renewal, admin, addresses, background, shared, ground })
     }
 
     /// Where the listeners are; ports that were 0 have their number.
@@ -141,41 +137,54 @@ impl App {
         self.addresses
     }
 
-    /// Starts serving.
-    pub fn start(self) -> Result<Running, StartError> {
-        let drain = Drain::default();
-        let (workers, threads) = Workers::start(self.services(&drain)?).map_err(StartError::System)?;
-        let server = &self.config.server;
-        let trust = self.shared.trust.clone();
-        let places = Places::new(server.max_connections, server.max_connections_per_client, trust);
-        let door = Door { places, workers, metrics: Arc::clone(&self.metrics) };
-        let accepting = listener::accept(self.listeners, door, drain.clone(), server.drain_delay);
-        self.background.spawn(accepting);
-        self.background.spawn(tend(Arc::clone(&self.shared.cache)));
-        self.background.spawn(limit_drain(drain.clone(), server.drain));
-        if let Some(renewal) = self.renewal {
-            self.background.spawn(renewal.watch(self.around.certificate_poll));
-        }
-        if let Some(listener) = self.admin {
-            let admin = operator(&self.shared, &self.metrics, &drain, self.around.dropped_lines);
-            self.background.spawn(admin::serve(Arc::new(admin), listener));
-        }
-        announce(self.addresses);
-        let Self { addresses, background, shared, metrics, .. } = self;
-        Ok(Running::new(addresses, drain, threads, shared, metrics, background))
+    /// Waits for `event` on the background threads.
+    ///
+    /// # Panics
+    /// When called from within a runtime.
+    pub fn wait_for<T>(&self, event: impl Future<Output = T>) -> T {
+        self.background.block_on(event)
     }
 
-    fn services(&self, drain: &Drain) -> Result<Vec<Connections>, StartError> {
+    /// Starts serving.
+    pub fn start(self) -> Result<Running, StartError> {
+        let server = &self.config.server;
+        let drain = Drain::new(Times { delay: server.drain_delay, whole: server.drain });
+        let services = self.services(&drain)?;
+        let (workers, threads) = Workers::start(&services).map_err(StartError::System)?;
+        let trust = self.shared.trust.clone();
+        let places = Places::new(server.max_connections, server.max_connections_per_client, trust);
+        let Self { config, listeners, renewal, admin, addresses, background, shared, ground, .. } = self;
+        let metrics = Arc::clone(&ground.metrics);
+        let door = Door { places: Arc::clone(&places), workers, metrics: Arc::clone(&metrics) };
+        background.spawn(listener::accept(listeners, door, drain.clone()));
+        background.spawn(tend(Arc::clone(&shared.cache)));
+        background.spawn(limit_drain(drain.clone()));
+        if let Some(renewal) = renewal.clone() {
+            background.spawn(renewal::watch(renewal, ground.around.certificate_poll));
+        }
+        let (in_force, sources) = (Mutex::new(config), ground.around.sources.clone());
+        let shared = Arc::new(ArcSwap::new(shared));
+        let reload = Reload { in_force, sources, ground, shared, services, places, drain: drain.clone(), renewal };
+        let reload = Arc::new(reload);
+        if let Some(listener) = admin {
+            let admin = Admin { drain: drain.clone(), metrics: Arc::clone(&metrics), server: Arc::clone(&reload) };
+            background.spawn(admin::serve(Arc::new(admin), listener));
+        }
+        announce(addresses);
+        Ok(Running::new(addresses, drain, threads, reload, metrics, background))
+    }
+
+    fn services(&self, drain: &Drain) -> Result<Vec<Service>, StartError> {
         let threads = std::thread::available_parallelism().map_err(StartError::System)?.get();
-        let records = Records::new(Arc::clone(&self.metrics), self.around.clock.clone());
+        let metrics = &self.ground.metrics;
+        let records = Records::new(Arc::clone(metrics), self.ground.around.clock.clone());
         let service = |_| {
-            let proxy = Proxy {
-                shared: Arc::clone(&self.shared),
-                forward: Forward::new(&self.config.forward, self.shared.via.clone()),
-            };
-            let exchanges = Exchanges::new(proxy, Arc::clone(&records));
-            let timeouts = self.config.server.timeouts;
-            Connections::new(exchanges, timeouts, drain.for_thread(), Arc::clone(&self.metrics), self.tls.clone())
+            let forward = Forward::new(&self.config.forward, self.shared.via.clone()).map(Arc::new);
+            let proxy = Proxy { shared: Arc::clone(&self.shared), forward };
+            let exchanges = Arc::new(Exchanges::new(proxy, Arc::clone(&records)));
+            let (timeouts, tls) = (self.config.server.timeouts, self.tls.clone());
+            let drain = drain.for_thread();
+            Arc::new(ArcSwap::from_pointee(Connections::new(exchanges, timeouts, drain, Arc::clone(metrics), tls)))
         };
         Ok((0..threads).map(service).collect())
     }
@@ -221,50 +230,6 @@ fn background() -> io::Result<Runtime> {
         .build()
 }
 
-fn share(config: &Config, around: Surroundings, metrics: &Arc<Metrics>, run: &Runtime) -> Result<Shared, StartError> {
-    let Surroundings { clock, faults, .. } = around;
-    let counted = Arc::clone(metrics);
-    let cache = Arc::new(Cache::new(&config.cache, move || {
-        counted.evictions.inc();
-    }));
-    let limits = Arc::new(Limits::new(&config.limits, &clock));
-    let origin = Origin::new(&config.origin, config.cache.max_image, clock.clone()).map_err(StartError::CaFile)?;
-    let filler = Filler {
-        cache: Arc::clone(&cache),
-        origin,
-        limits: Arc::clone(&limits),
-        rules: Rules {
-            default_ttl: config.cache.default_ttl,
-            negative_ttl: config.cache.negative_ttl,
-            grace: config.cache.grace,
-            pass_headers: config.cache.pass_headers.clone(),
-            remember_late: config.tickets.expired == Expired::Ask,
-        },
-        clock: clock.clone(),
-        metrics: Arc::clone(metrics),
-        faults,
-    };
-    let most_fills = config.limits.max_waiters + config.origin.max_concurrent;
-    Ok(Shared {
-        routes: Routes::new(config.routes.clone()),
-        trust: Trust::new(&config.clients),
-        limits,
-        strict: config.tickets.strict,
-        expired: config.tickets.expired,
-        cache,
-        fills: Fills::new(filler, most_fills, run.handle().clone()),
-        responder: Responder::new(Cors::new(&config.cors), config.limits.ratelimit_headers),
-        clock,
-        via: Via::unique(),
-    })
-}
-
-fn operator(shared: &Arc<Shared>, metrics: &Arc<Metrics>, drain: &Drain, dropped: Dropped) -> Admin {
-    let shared = Arc::clone(shared);
-    let read = move || Reading { log_lines_dropped: dropped.lines(), ..shared.reading() };
-    Admin { drain: drain.clone(), metrics: Arc::clone(metrics), read: Box::new(read) }
-}
-
 /// Says where we listen, whatever the log level (S2).
 fn announce(addresses: Addresses) {
     let say = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |address| address.to_string());
@@ -283,9 +248,9 @@ async fn tend(cache: Arc<Cache>) {
     }
 }
 
-async fn limit_drain(drain: Drain, limit: Duration) {
+async fn limit_drain(drain: Drain) {
     drain.announcement().await;
-    tokio::time::sleep(limit).await;
+    tokio::time::sleep(drain.times().whole).await;
     drain.end();
 }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 use super::Addresses;
+use super::reload::Reload;
+use crate::admin::Operated as _;
 use crate::metrics::{Metrics, Reading};
-use crate::proxy::Shared;
 use crate::server::drain::Drain;
 use crate::server::workers::Worker;
 
@@ -15,7 +16,7 @@ pub struct Running {
     addresses: Addresses,
     drain: Drain,
     threads: Vec<Worker>,
-    shared: Arc<Shared>,
+    reload: Arc<Reload>,
     metrics: Arc<Metrics>,
     background: Option<Runtime>,
 }
@@ -34,11 +35,11 @@ impl Running {
         addresses: Addresses,
         drain: Drain,
         threads: Vec<Worker>,
-        shared: Arc<Shared>,
+        reload: Arc<Reload>,
         metrics: Arc<Metrics>,
         background: Runtime,
     ) -> Self {
-        Self { addresses, drain, threads, shared, metrics, background: Some(background) }
+        Self { addresses, drain, threads, reload, metrics, background: Some(background) }
     }
 
     /// Where the listeners are.
@@ -53,13 +54,13 @@ impl Running {
 
     /// What is in the cache, under way and waiting.
     pub fn reading(&self) -> Reading {
-        self.shared.cache.tend();
-        self.shared.reading()
+        self.reload.tend();
+        self.reload.reading()
     }
 
-    /// What all threads share; kept by those who look on.
-    pub fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    /// Puts other configurations in force.
+    pub fn reload(&self) -> &Arc<Reload> {
+        &self.reload
     }
 
     /// Waits for `event` on the background threads.
@@ -70,6 +71,11 @@ impl Running {
         self.background.as_ref().expect("present until dropped").block_on(event)
     }
 
+    /// Runs `task` on the background threads, until they end.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.background.as_ref().expect("present until dropped").spawn(task);
+    }
+
     /// Starts the drain (S38).
     pub fn drain(&self) {
         self.drain.announce();
@@ -78,8 +84,7 @@ impl Running {
     /// Ends the drain when `impatience` does.
     pub fn cut_drain_on(&self, impatience: impl Future<Output = ()> + Send + 'static) {
         let drain = self.drain.clone();
-        // Ends with the background threads, at the latest.
-        self.background.as_ref().expect("present until dropped").spawn(async move {
+        self.spawn(async move {
             impatience.await;
             drain.end();
         });

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use clap::Args;
 use tracing::Level;
 
-use super::serve::{exit_code, until_a_signal};
+use super::serve::exit_code;
+use super::signals::End;
 use super::{fail, say};
 use crate::app::Surroundings;
 use crate::demo::Demo;
@@ -28,16 +29,18 @@ impl Show {
     pub(super) fn run(&self) -> ExitCode {
         // The page shows what happens; lines for each request would only run over its address.
         let log = log::init(&log::Config { access: false, level: Level::WARN, ..log::Config::default() });
-        let surroundings = Surroundings { dropped_lines: log.dropped(), ..Surroundings::default() };
+        let surroundings = Surroundings { log: log.control(), ..Surroundings::default() };
         let demo = match Demo::start(self.listen, surroundings) {
             Ok(demo) => demo,
             Err(error) => return fail(format_args!("{error}; --listen 127.0.0.1:0 picks a free port")),
         };
+        let end = match demo.running().wait_for(async { End::catch() }) {
+            Ok(end) => end,
+            Err(error) => return fail(format_args!("cannot wait for signals: {error}")),
+        };
         say(introduction(&demo));
-        match until_a_signal(demo.running()) {
-            Ok(()) => exit_code(demo.finish()),
-            Err(error) => fail(format_args!("cannot wait for signals: {error}")),
-        }
+        end.heed(demo.running());
+        exit_code(demo.finish())
     }
 }
 

@@ -6,6 +6,7 @@ mod demo;
 mod health;
 mod inspect;
 mod serve;
+mod signals;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -94,9 +95,13 @@ impl Options {
     }
 
     fn load(self, environment: Vec<(String, String)>) -> Result<Loaded, Mistakes> {
+        Config::load(self.sources(environment))
+    }
+
+    fn sources(self, environment: Vec<(String, String)>) -> Sources {
         let named = environment.iter().find(|(name, value)| name == CONFIG_VARIABLE && !value.is_empty());
         let file = self.config.clone().or_else(|| named.map(|(_, path)| PathBuf::from(path)));
-        Config::load(Sources { file, look_around: true, environment, flags: self.flags() })
+        Sources { file, look_around: true, environment, flags: self.flags() }
     }
 
     fn flags(self) -> Vec<Flag> {
@@ -129,7 +134,7 @@ pub fn run(
         |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.to_string_lossy().into()));
     let environment = environment.into_iter().filter_map(readable).collect();
     match command.unwrap_or(Command::Serve(Options::default())) {
-        Command::Serve(behind) => serve::serve(behind.or(options).load(environment)),
+        Command::Serve(behind) => serve::serve(behind.or(options).sources(environment)),
         Command::Check(behind) => check::check(behind.or(options).load(environment)),
         Command::Demo(_) | Command::Inspect(_) if options != Options::default() => {
             complain("this command takes none of the flags that stand before it; see its --help");

@@ -25,6 +25,10 @@ pub(super) fn find(settings: &mut Settings, config: &Config) {
     if let Some(bad) = origin.ca_file.as_deref().and_then(|path| origin::check_ca_file(path).err()) {
         settings.conflict(&["origin.ca_file"], bad.to_string());
     }
+    if config.admin.token.is_some() && config.admin.token_file.is_some() {
+        let text = "admin.token and admin.token_file both give a token; keep one of them".to_owned();
+        settings.conflict(&["admin.token_file", "admin.token"], text);
+    }
     tls(settings, config);
 }
 

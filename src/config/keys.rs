@@ -7,8 +7,8 @@ use tracing::Level;
 
 use super::Config;
 use super::kind::{
-    address_or_off, app_url, boolean, budget, choice, count, duration, file, optional_path, origin_url, pass_headers,
-    paths, size, trusted, web_origins,
+    address_or_off, app_url, boolean, budget, choice, count, duration, file, hosts, optional_path, origin_url,
+    pass_headers, paths, size, token, token_file, trusted, web_origins,
 };
 use super::settings::Settings;
 use crate::limit::{ClientHeader, TellBudget};
@@ -39,7 +39,7 @@ pub(super) fn read(from: &mut Settings, config: &mut Config) {
     timeouts(from, config);
     from.set(&mut config.cors.allow_origins, "cors.allow_origins", web_origins);
     tls(from, config);
-    from.set(&mut config.admin.listen, "admin.listen", address_or_off);
+    admin(from, config);
     log(from, config);
 }
 
@@ -110,6 +110,14 @@ fn tls(from: &mut Settings, config: &mut Config) {
     from.set(&mut tls.cert, "tls.cert", file);
     from.set(&mut tls.key, "tls.key", file);
     from.set(&mut tls.redirect, "tls.redirect", address_or_off);
+}
+
+fn admin(from: &mut Settings, config: &mut Config) {
+    let admin = &mut config.admin;
+    from.set(&mut admin.listen, "admin.listen", address_or_off);
+    from.set_secret(&mut admin.token, "admin.token", token);
+    from.set(&mut admin.token_file, "admin.token_file", token_file);
+    from.set(&mut admin.allow_hosts, "admin.allow_hosts", hosts);
 }
 
 fn log(from: &mut Settings, config: &mut Config) {

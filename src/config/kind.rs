@@ -10,6 +10,7 @@ use bytesize::ByteSize;
 use http::{HeaderName, Uri};
 
 use super::value::{Value, Wrong};
+use crate::admin::token::{Token, TokenFile};
 use crate::cache::pass_headers::{PassHeaders, barred};
 use crate::limit::{Policy, Trusted};
 
@@ -124,6 +125,31 @@ fn path(value: &Value) -> Option<String> {
         text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'))
     };
     value.as_text().filter(stands).map(str::to_owned)
+}
+
+/// The operator's token; `""` is none.
+pub(super) fn token(value: &Value) -> Result<Option<Token>, Wrong> {
+    const VALID: &str = "1 to 512 visible ASCII characters without spaces; or \"\" for none";
+    match value.as_text() {
+        Some("") => Ok(None),
+        text => text.and_then(Token::of).map(Some).ok_or_else(|| wrong("is no token", VALID)),
+    }
+}
+
+/// A file with the operator's token, which is read; `""` is none.
+pub(super) fn token_file(value: &Value) -> Result<Option<TokenFile>, Wrong> {
+    let Some(path) = file(value)? else { return Ok(None) };
+    TokenFile::read(&path).map(Some).map_err(|is| wrong(is, "a file that holds the token and nothing else"))
+}
+
+/// Names of hosts, without ports.
+pub(super) fn hosts(value: &Value) -> Result<Vec<String>, Wrong> {
+    const VALID: &str = "a list of names without port and path, such as [\"ops.example\"]";
+    let is_name = |text: &&str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+    };
+    let items = value.as_list().ok_or_else(|| wrong("is no list", VALID))?;
+    all(&items, |item| item.as_text().filter(is_name).map(str::to_ascii_lowercase), VALID)
 }
 
 /// Peers to trust.

@@ -54,6 +54,11 @@ impl Line {
         let line_start = source[..start].rfind('\n').map_or(0, |at| at + 1);
         let rest = &source[line_start..];
         let text = rest.lines().next().unwrap_or_default();
+        if let Some(shown) = without_secret(text) {
+            let (number, width) = (source[..line_start].matches('\n').count() + 1, super::show::MASK.len());
+            let before = shown.chars().count() - width;
+            return Self { file, number, text: shown, before, width };
+        }
         let end = floor_boundary(source, span.end).clamp(start, line_start + text.len().max(start - line_start));
         Self {
             file,
@@ -63,6 +68,13 @@ impl Line {
             width: source[start..end].chars().count().max(1),
         }
     }
+}
+
+/// The line as it is shown when it gives a token.
+fn without_secret(text: &str) -> Option<String> {
+    let (key, _) = text.split_once('=')?;
+    let is_secret = key.trim().trim_matches('"').to_ascii_lowercase().ends_with("token");
+    is_secret.then(|| format!("{key}= {}", super::show::MASK))
 }
 
 fn floor_boundary(source: &str, at: usize) -> usize {

@@ -7,13 +7,16 @@ mod keys;
 mod kind;
 mod mistake;
 mod settings;
+mod show;
 mod value;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use mistake::{Mistake, Mistakes};
 use settings::Settings;
 pub use settings::{CONFIG_VARIABLE, Flag, Sources};
+pub use show::Show;
 
 /// Everything that can be configured. [`crate::app`] alone reads the whole of it.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -42,6 +45,9 @@ pub struct Config {
     pub log: crate::log::Config,
 }
 
+/// Every key and its value, as a file would give it.
+pub type Shown = BTreeMap<&'static str, serde_json::Value>;
+
 /// A configuration, and the file it came from.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
@@ -60,6 +66,25 @@ impl Config {
         conflicts::find(&mut settings, &config);
         let file = settings.file().cloned();
         settings.finish().map(|()| Loaded { config, file })
+    }
+
+    /// Every key with its value in this configuration, secrets masked.
+    pub fn shown(&self) -> Shown {
+        let mut settings = Settings::open(Sources::default());
+        keys::read(&mut settings, &mut self.clone());
+        settings.into_shown()
+    }
+
+    /// The keys whose values differ in `other`.
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let (one, two) = (self.shown(), other.shown());
+        let is_other = |(key, value): &(&str, serde_json::Value)| match *key {
+            // What is not shown.
+            "admin.token" => self.admin.token != other.admin.token,
+            "admin.token_file" => self.admin.token_file != other.admin.token_file,
+            key => two.get(key) != Some(value),
+        };
+        one.into_iter().filter(is_other).map(|(key, _)| key).collect()
     }
 }
 

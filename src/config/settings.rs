@@ -9,6 +9,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::mistake::{Line, Mistake, Mistakes, Place};
+use super::show::{MASK, Show};
 use super::value::{Value, Wrong};
 
 /// Bytes of a configuration file; more is a wrong file.
@@ -54,6 +55,7 @@ pub(super) struct Settings {
     variables: BTreeMap<String, String>,
     flags: Vec<Flag>,
     known: BTreeMap<&'static str, Place>,
+    shown: BTreeMap<&'static str, serde_json::Value>,
     /// Lines that are no TOML: what they may have meant is not judged as well.
     garbled: BTreeSet<usize>,
     mistakes: Vec<Mistake>,
@@ -77,6 +79,7 @@ impl Settings {
             variables: environment.into_iter().filter(is_ours).collect(),
             flags,
             known: BTreeMap::new(),
+            shown: BTreeMap::new(),
             garbled: BTreeSet::new(),
             mistakes: Vec::new(),
         };
@@ -93,19 +96,42 @@ impl Settings {
     }
 
     /// Sets `slot` to the value given for `key`, if there is one; `read` says whether it is valid.
-    pub(super) fn set<T>(&mut self, slot: &mut T, key: &'static str, read: impl Fn(&Value) -> Result<T, Wrong>) {
-        let Some((value, place)) = self.find(key) else {
-            self.known.insert(key, Place::Default);
-            return;
-        };
-        match read(&value) {
-            Ok(value) => *slot = value,
-            Err(Wrong { is, valid }) => {
-                let text = format!("{key}: {value} {is}; valid: {valid}");
-                self.mistakes.push(Mistake { place: place.clone(), text });
+    pub(super) fn set<T: Show>(&mut self, slot: &mut T, key: &'static str, read: impl Fn(&Value) -> Result<T, Wrong>) {
+        let place = match self.find(key) {
+            None => Place::Default,
+            Some((value, place)) => {
+                match read(&value) {
+                    Ok(value) => *slot = value,
+                    Err(Wrong { is, valid }) => {
+                        let text = format!("{key}: {value} {is}; valid: {valid}");
+                        self.mistakes.push(Mistake { place: place.clone(), text });
+                    }
+                }
+                place
             }
-        }
+        };
         self.known.insert(key, place);
+        self.shown.insert(key, slot.show());
+    }
+
+    /// The same for what is secret: a mistake in it is told without it.
+    pub(super) fn set_secret<T: Show>(
+        &mut self,
+        slot: &mut T,
+        key: &'static str,
+        read: impl Fn(&Value) -> Result<T, Wrong>,
+    ) {
+        let before = self.mistakes.len();
+        self.set(slot, key, read);
+        for mistake in &mut self.mistakes[before..] {
+            let (_, valid) = mistake.text.rsplit_once("; valid: ").unwrap_or_default();
+            mistake.text = format!("{key}: {MASK} is not valid; valid: {valid}");
+        }
+    }
+
+    /// Every key that was read, with the value that is in force.
+    pub(super) fn into_shown(self) -> BTreeMap<&'static str, serde_json::Value> {
+        self.shown
     }
 
     /// Notes that the values in force contradict each other; the mistake stands where the first of `keys` that anybody

@@ -105,6 +105,8 @@ allow_origins = ["https://shop.example", "http://localhost:3000"]
 
 [admin]
 listen = "off"
+token = "s3cret"
+allow_hosts = ["ops.example"]
 
 [log]
 format = "json"
@@ -153,7 +155,10 @@ fn no_key_is_forgotten_in_the_file_above() {
     let mut settings = Settings::open(sources);
     keys::read(&mut settings, &mut Config::default());
     // Files that must exist are tried elsewhere, and what needs them.
-    assert_eq!(settings.untouched(), ["origin.ca_file", "tls.cert", "tls.key", "tls.listen", "tls.redirect"]);
+    assert_eq!(
+        settings.untouched(),
+        ["admin.token_file", "origin.ca_file", "tls.cert", "tls.key", "tls.listen", "tls.redirect"]
+    );
 }
 
 #[test]
@@ -165,6 +170,35 @@ fn the_reference_in_the_readme_names_every_key_with_its_default() {
     let mut settings = Settings::open(sources);
     keys::read(&mut settings, &mut Config::default());
     assert_eq!(settings.untouched(), ["app", "tls.cert", "tls.key", "tls.listen"]);
+}
+
+#[test]
+fn what_is_shown_reads_back_as_the_same_configuration() {
+    for config in [Config::default(), loaded(EVERYTHING, &[], &[])] {
+        let word = |value: &serde_json::Value| match value {
+            serde_json::Value::String(text) => text.clone(),
+            serde_json::Value::Object(budget) => {
+                let parts: Vec<_> = budget.iter().map(|(name, part)| format!("{name} = {part}")).collect();
+                format!("{{ {} }}", parts.join(", "))
+            }
+            other => other.to_string(),
+        };
+        let shown = config.shown();
+        let flags = shown.iter().map(|(key, value)| Flag { name: key, key, value: word(value) }).collect();
+        let again = Config::load(Sources { flags, ..Sources::default() }).unwrap_or_else(|told| panic!("{told}"));
+        // The token alone is masked.
+        let mut again = again.config;
+        again.admin.token.clone_from(&config.admin.token);
+        assert_eq!(again, config);
+    }
+}
+
+#[test]
+fn two_configurations_differ_in_the_keys_that_were_changed() {
+    let changed = loaded("drain = \"1m\"\n[cors]\nallow_origins = []\n[limits]\nclient_misses = \"off\"", &[], &[]);
+    let keys = ["cors.allow_origins", "drain", "limits.client_misses"];
+    assert_eq!(Config::default().differences(&changed), keys);
+    assert!(changed.differences(&changed).is_empty());
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub struct Flights<T> {
     shards: [Mutex<Running<T>>; SHARDS],
     /// Keyed: whoever chooses tickets cannot choose their lock.
     hash: RandomState,
-    most: usize,
+    most: AtomicUsize,
     count: AtomicUsize,
 }
 
@@ -57,7 +57,12 @@ impl<T> Flights<T> {
     /// An empty sky for `most` fills at once.
     pub fn new(most: usize) -> Arc<Self> {
         let (shards, hash, count) = Default::default();
-        Arc::new(Self { shards, hash, most, count })
+        Arc::new(Self { shards, hash, most: AtomicUsize::new(most), count })
+    }
+
+    /// Lets `most` fills start at once from now on; those under way go on.
+    pub fn limit(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// Joins the running fill of `key`, if there is one.
@@ -96,7 +101,8 @@ impl<T> Flights<T> {
     }
 
     fn take_place(&self) -> bool {
-        let take = |count| (count < self.most).then_some(count + 1);
+        let most = self.most.load(Ordering::Relaxed);
+        let take = |count| (count < most).then_some(count + 1);
         self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 

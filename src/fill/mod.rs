@@ -36,7 +36,7 @@ pub struct Filler {
     /// Where images are kept.
     pub cache: Arc<Cache>,
     /// Who is asked.
-    pub origin: Origin,
+    pub origin: Arc<Origin>,
     /// How often.
     pub limits: Arc<Limits>,
     /// Lifetimes where the origin names none, and what passes on.
@@ -79,6 +79,13 @@ impl Fills {
         Self { flights: Flights::new(most), filler: Arc::new(filler), runtime }
     }
 
+    /// Fills by `filler` from now on, `most` at once; those under way go on, and are joined as before.
+    #[must_use]
+    pub fn renewed(&self, filler: Filler, most: usize) -> Self {
+        self.flights.limit(most);
+        Self { flights: Arc::clone(&self.flights), filler: Arc::new(filler), runtime: self.runtime.clone() }
+    }
+
     /// The running fill of `ticket`.
     pub fn running(&self, ticket: &Ticket) -> Option<Filling> {
         self.flights.join(ticket.canonical()).map(Filling::joined)
@@ -119,7 +126,7 @@ impl Fills {
     }
 
     /// The origin that is asked.
-    pub fn origin(&self) -> &Origin {
+    pub fn origin(&self) -> &Arc<Origin> {
         &self.filler.origin
     }
 }

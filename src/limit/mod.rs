@@ -11,6 +11,7 @@ pub mod fields;
 mod slots;
 mod waiters;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use budget::{ClientBudget, SharedBudget};
@@ -23,11 +24,11 @@ use crate::clock::Clock;
 /// The budgets of one proxy. Its memory is fixed however many clients come.
 #[derive(Debug)]
 pub struct Limits {
-    client_requests: Option<ClientBudget>,
-    client_misses: Option<ClientBudget>,
-    origin_fills: Option<SharedBudget>,
-    late_fills: Option<SharedBudget>,
-    waiters: Waiters,
+    client_requests: Option<Arc<ClientBudget>>,
+    client_misses: Option<Arc<ClientBudget>>,
+    origin_fills: Option<Arc<SharedBudget>>,
+    late_fills: Option<Arc<SharedBudget>>,
+    waiters: Arc<Waiters>,
 }
 
 /// Which budget.
@@ -66,13 +67,34 @@ pub struct Refused {
 impl Limits {
     /// Budgets by `config`, full.
     pub fn new(config: &Config, clock: &Clock) -> Self {
-        let per_client = |policy: Option<Policy>| policy.map(|policy| ClientBudget::new(policy, clock));
+        let nothing = Self {
+            client_requests: None,
+            client_misses: None,
+            origin_fills: None,
+            late_fills: None,
+            waiters: Arc::default(),
+        };
+        nothing.renewed(config, clock)
+    }
+
+    /// Budgets by `config`. One whose policy stays remembers who has spent what; a changed one is full.
+    #[must_use]
+    pub fn renewed(&self, config: &Config, clock: &Clock) -> Self {
+        let client = |budget: &Option<Arc<ClientBudget>>, policy: Option<Policy>| {
+            let same = budget.as_ref().filter(|budget| Some(budget.policy()) == policy).cloned();
+            same.or_else(|| policy.map(|policy| Arc::new(ClientBudget::new(policy, clock))))
+        };
+        let shared = |budget: &Option<Arc<SharedBudget>>, policy: Option<Policy>| {
+            let same = budget.as_ref().filter(|budget| Some(budget.policy()) == policy).cloned();
+            same.or_else(|| policy.map(|policy| Arc::new(SharedBudget::new(policy, clock))))
+        };
+        self.waiters.limit(config.max_waiters);
         Self {
-            client_requests: per_client(config.client_requests),
-            client_misses: per_client(config.client_misses),
-            origin_fills: config.origin_fills.map(|policy| SharedBudget::new(policy, clock)),
-            late_fills: config.origin_fills.map(|policy| SharedBudget::new(policy.tenth(), clock)),
-            waiters: Waiters::new(config.max_waiters),
+            client_requests: client(&self.client_requests, config.client_requests),
+            client_misses: client(&self.client_misses, config.client_misses),
+            origin_fills: shared(&self.origin_fills, config.origin_fills),
+            late_fills: shared(&self.late_fills, config.origin_fills.map(Policy::tenth)),
+            waiters: Arc::clone(&self.waiters),
         }
     }
 

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The places to wait in.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Waiters {
-    most: usize,
+    most: AtomicUsize,
     count: AtomicUsize,
 }
 
@@ -14,13 +14,15 @@ pub(super) struct Waiters {
 pub(super) struct Place<'a>(&'a AtomicUsize);
 
 impl Waiters {
-    pub(super) fn new(most: usize) -> Self {
-        Self { most, count: AtomicUsize::new(0) }
+    /// Has places for `most` from now on; who waits already goes on.
+    pub(super) fn limit(&self, most: usize) {
+        self.most.store(most, Ordering::Relaxed);
     }
 
     /// Takes a place, if one is free.
     pub(super) fn enter(&self) -> Option<Place<'_>> {
-        let enter = |count| (count < self.most).then_some(count + 1);
+        let most = self.most.load(Ordering::Relaxed);
+        let enter = |count| (count < most).then_some(count + 1);
         self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, enter).ok()?;
         Some(Place(&self.count))
     }

@@ -10,7 +10,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::{Layer, Registry, fmt};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 /// Target of the line that says where we listen: it appears whatever the level (S2).
 pub const START: &str = "ticketgate::start";
@@ -23,32 +23,44 @@ const QUEUE: usize = 16_384;
 
 /// The running log. Dropping it writes what is still queued.
 pub struct Log {
-    dropped: Dropped,
+    control: Control,
     _guard: WorkerGuard,
 }
 
-/// Counts the lines that found the queue full. Cheap to clone; none when nobody logs.
+/// What can be asked of a running log, and changed in it. Cheap to clone; the default one is of a process in which nobody
+/// logs.
 #[derive(Debug, Clone, Default)]
-pub struct Dropped(Option<ErrorCounter>);
+pub struct Control {
+    dropped: Option<ErrorCounter>,
+    targets: Option<reload::Handle<Targets, Registry>>,
+}
 
 impl Log {
-    /// The count of lines that were dropped.
-    pub fn dropped(&self) -> Dropped {
-        self.dropped.clone()
+    /// The way to it while it runs.
+    pub fn control(&self) -> Control {
+        self.control.clone()
     }
 }
 
-impl Dropped {
-    /// Lines dropped so far.
-    pub fn lines(&self) -> u64 {
-        self.0.as_ref().map_or(0, |counter| counter.dropped_lines() as u64)
+impl Control {
+    /// Lines that found the queue full so far.
+    pub fn dropped_lines(&self) -> u64 {
+        self.dropped.as_ref().map_or(0, |counter| counter.dropped_lines() as u64)
+    }
+
+    /// Writes what `config` lets through from now on. How lines look stays.
+    pub fn retune(&self, config: &Config) {
+        if let Some(handle) = &self.targets {
+            // Fails only when the log is gone.
+            let _ = handle.reload(targets(config));
+        }
     }
 }
 
 /// Sends log lines to standard error from now on.
 pub fn init(config: &Config) -> Log {
     let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(QUEUE).finish(std::io::stderr());
-    let dropped = Dropped(Some(writer.error_counter()));
+    let dropped = Some(writer.error_counter());
     let terminal = std::io::stderr().is_terminal();
     let human = match config.format {
         Format::Human => true,
@@ -61,11 +73,12 @@ pub fn init(config: &Config) -> Log {
     } else {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
     };
-    let subscriber = Registry::default().with(lines.with_filter(targets(config)));
+    let (targets, handle) = reload::Layer::new(targets(config));
+    let subscriber = Registry::default().with(lines.with_filter(targets));
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         tracing::debug!("somebody else writes the log of this process");
     }
-    Log { dropped, _guard: guard }
+    Log { control: Control { dropped, targets: Some(handle) }, _guard: guard }
 }
 
 /// The user's word against colours (no-color.org).

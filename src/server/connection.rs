@@ -46,15 +46,16 @@ pub(super) const MAX_HEAD: usize = 32 * 1024;
 const MAX_READ_AHEAD: usize = 64 * 1024;
 
 /// Serves the connections of one worker.
+#[derive(Clone)]
 pub struct Connections {
-    pub(super) exchanges: Exchanges,
+    pub(super) exchanges: Arc<Exchanges>,
     pub(super) timeouts: Timeouts,
     pub(super) drain: Drain,
     metrics: Arc<Metrics>,
     tls: Option<Arc<Tls>>,
     http1: http1::Builder,
     pub(super) http2: http2::Builder<Streams>,
-    tunnels: AtomicUsize,
+    tunnels: Arc<AtomicUsize>,
 }
 
 /// A client's socket.
@@ -63,7 +64,7 @@ type Socket = WriteDeadline<TcpStream>;
 impl Connections {
     /// Serves through `exchanges` under `timeouts` until `drain`; `tls` is for those that come to its listener.
     pub fn new(
-        exchanges: Exchanges,
+        exchanges: Arc<Exchanges>,
         timeouts: Timeouts,
         drain: Drain,
         metrics: Arc<Metrics>,
@@ -73,7 +74,18 @@ impl Connections {
         // `pipeline_flush` stays off: it would copy every body to put it behind its head. No timer: DeadlineIo has them.
         http1.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD).max_buf_size(MAX_READ_AHEAD).half_close(false);
         let http2 = super::http2::builder(&timeouts);
-        Self { exchanges, timeouts, drain, metrics, tls, http1, http2, tunnels: AtomicUsize::new(0) }
+        Self { exchanges, timeouts, drain, metrics, tls, http1, http2, tunnels: Arc::default() }
+    }
+
+    /// Serves those that come from now on under `timeouts`.
+    #[must_use]
+    pub fn with(&self, timeouts: Timeouts) -> Self {
+        Self { timeouts, http2: super::http2::builder(&timeouts), ..self.clone() }
+    }
+
+    /// Has requests answered.
+    pub fn exchanges(&self) -> &Exchanges {
+        &self.exchanges
     }
 
     /// The drain these connections heed.

@@ -1,8 +1,9 @@
 //! The end of serving, in order (S38): announced, listener gone, over. Everything that must behave differently then asks
 //! here; nothing goes back.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
@@ -10,12 +11,37 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 #[derive(Debug, Clone, Default)]
 pub struct Drain {
     announced: Arc<AtomicBool>,
+    times: Arc<Mutex<Times>>,
     announcement: CancellationToken,
     listener_gone: CancellationToken,
     over: CancellationToken,
 }
 
+/// How long the drain may take.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Times {
+    /// `drain_delay`: how long connections are still accepted, so that load balancers notice.
+    pub delay: Duration,
+    /// `drain`: from its announcement until what is left is cut.
+    pub whole: Duration,
+}
+
 impl Drain {
+    /// A drain that will take `times`, unless they are set anew before it is announced.
+    pub fn new(times: Times) -> Self {
+        Self { times: Arc::new(Mutex::new(times)), ..Self::default() }
+    }
+
+    /// How long it may take.
+    pub fn times(&self) -> Times {
+        *self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets it take `times`; a drain that has begun keeps what it began with.
+    pub fn set_times(&self, times: Times) {
+        *self.times.lock().unwrap_or_else(PoisonError::into_inner) = times;
+    }
+
     /// A view for one thread: waiting on it contends with no other thread.
     #[must_use]
     pub fn for_thread(&self) -> Self {

@@ -61,12 +61,12 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Accepts until the drain has been announced for `drain_delay`, then empties the queues and closes the sockets.
-pub async fn accept(listeners: Vec<Listener>, door: Door, drain: Drain, drain_delay: Duration) -> io::Result<()> {
+pub async fn accept(listeners: Vec<Listener>, door: Door, drain: Drain) -> io::Result<()> {
     let mut open = Queues { listeners: watched(listeners)?, turn: 0 };
     tokio::select! {
         // Cuts even a hand-over that cannot proceed.
         () = drain.over() => return Ok(()),
-        () = door.stand_open(&mut open, delayed(&drain, drain_delay)) => {}
+        () = door.stand_open(&mut open, delayed(&drain)) => {}
     }
     // First, since idle connections may hold the places that those in the queues wait for.
     drain.lose_listener();
@@ -78,9 +78,9 @@ pub async fn accept(listeners: Vec<Listener>, door: Door, drain: Drain, drain_de
     Ok(())
 }
 
-async fn delayed(drain: &Drain, delay: Duration) {
+async fn delayed(drain: &Drain) {
     drain.announcement().await;
-    tokio::time::sleep(delay).await;
+    tokio::time::sleep(drain.times().delay).await;
 }
 
 type Watched = Listener<tokio::net::TcpListener>;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -12,11 +12,20 @@ use crate::limit::{Client, Trust};
 /// Counts open connections.
 #[derive(Debug)]
 pub struct Places {
-    all: Arc<Semaphore>,
-    per_client: usize,
-    trust: Trust,
+    free: Arc<Semaphore>,
+    caps: Mutex<Caps>,
     /// At most one entry for each open connection.
     taken: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// How many, and who is exempt.
+#[derive(Debug)]
+struct Caps {
+    all: usize,
+    per_client: usize,
+    trust: Trust,
+    /// Places given out that are not to come back: there were more of them before.
+    owed: usize,
 }
 
 /// The right to keep one connection open.
@@ -24,39 +33,68 @@ pub struct Places {
 pub struct Place {
     places: Arc<Places>,
     counted: Option<IpAddr>,
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Places {
     /// Makes room for `all` connections, `per_client` of one untrusted address.
     pub fn new(all: usize, per_client: usize, trust: Trust) -> Arc<Self> {
-        let all = Arc::new(Semaphore::new(all.min(Semaphore::MAX_PERMITS)));
-        Arc::new(Self { all, per_client, trust, taken: Mutex::default() })
+        let all = all.min(Semaphore::MAX_PERMITS);
+        let (free, caps) = (Arc::new(Semaphore::new(all)), Mutex::new(Caps { all, per_client, trust, owed: 0 }));
+        Arc::new(Self { free, caps, taken: Mutex::default() })
+    }
+
+    /// Makes room for `all` connections, `per_client` of one untrusted address, from now on. Those that are open stay.
+    pub fn resize(&self, all: usize, per_client: usize, trust: Trust) {
+        let all = all.min(Semaphore::MAX_PERMITS);
+        let mut caps = self.caps();
+        let before = caps.all + caps.owed;
+        self.free.add_permits(all.saturating_sub(before));
+        let too_many = before.saturating_sub(all);
+        let owed = too_many - self.free.forget_permits(too_many);
+        *caps = Caps { all, per_client, trust, owed };
+    }
+
+    fn take_back(&self, permit: Option<OwnedSemaphorePermit>) {
+        let mut caps = self.caps();
+        if let Some(permit) = permit.filter(|_| caps.owed > 0) {
+            permit.forget();
+            caps.owed -= 1;
+        }
+    }
+
+    fn caps(&self) -> MutexGuard<'_, Caps> {
+        self.caps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until a connection may be accepted at all: past `max_connections` newcomers wait in the kernel's queue.
     /// Dropping the future gives nothing away.
     pub async fn permit(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.all).acquire_owned().await.expect("the semaphore is never closed")
+        Arc::clone(&self.free).acquire_owned().await.expect("the semaphore is never closed")
     }
 
     /// Takes a place for `peer`, or `None` when this client has its share already.
     pub fn take(self: &Arc<Self>, permit: OwnedSemaphorePermit, peer: IpAddr) -> Option<Place> {
-        let counted = (!self.trust.covers(peer)).then(|| Client::at(peer).key());
+        let (per_client, trusted) = {
+            let caps = self.caps();
+            (caps.per_client, caps.trust.covers(peer))
+        };
+        let counted = (!trusted).then(|| Client::at(peer).key());
         if let Some(client) = counted {
             let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
             let count = taken.entry(client).or_default();
-            if *count >= self.per_client {
+            if *count >= per_client {
                 return None;
             }
             *count += 1;
         }
-        Some(Place { places: Arc::clone(self), counted, _permit: permit })
+        Some(Place { places: Arc::clone(self), counted, permit: Some(permit) })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.places.take_back(self.permit.take());
         let Some(client) = self.counted else { return };
         let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = taken.get_mut(&client) {
@@ -65,5 +103,60 @@ impl Drop for Place {
                 taken.remove(&client);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::ClientConfig;
+
+    fn trust() -> Trust {
+        Trust::new(&ClientConfig::default())
+    }
+
+    fn take(places: &Arc<Places>, peer: &str) -> Option<Place> {
+        let permit = Arc::clone(&places.free).try_acquire_owned().ok()?;
+        places.take(permit, peer.parse().unwrap())
+    }
+
+    #[test]
+    fn fewer_places_hold_when_those_that_are_too_many_have_come_back() {
+        let places = Places::new(3, 9, trust());
+        let mut open: Vec<_> = (0..3).map(|_| take(&places, "203.0.113.7").unwrap()).collect();
+        places.resize(1, 9, trust());
+        assert!(take(&places, "203.0.113.7").is_none());
+        open.pop();
+        open.pop();
+        assert!(take(&places, "203.0.113.7").is_none(), "two were owed");
+        open.pop();
+        let kept = take(&places, "203.0.113.7");
+        assert!(kept.is_some() && take(&places, "203.0.113.7").is_none());
+    }
+
+    #[test]
+    fn places_that_were_owed_are_not_when_there_are_more_again() {
+        let places = Places::new(3, 9, trust());
+        let open: Vec<_> = (0..3).map(|_| take(&places, "203.0.113.7").unwrap()).collect();
+        places.resize(1, 9, trust());
+        places.resize(4, 9, trust());
+        let more = take(&places, "203.0.113.7");
+        assert!(more.is_some() && take(&places, "203.0.113.7").is_none());
+        drop((open, more));
+        let all: Vec<_> = std::iter::from_fn(|| take(&places, "203.0.113.7")).collect();
+        assert_eq!(all.len(), 4);
+    }
+
+    #[test]
+    fn another_share_of_a_client_and_another_trust_hold_at_once() {
+        let places = Places::new(9, 1, trust());
+        let first = take(&places, "203.0.113.7");
+        assert!(first.is_some() && take(&places, "203.0.113.7").is_none());
+        places.resize(9, 2, trust());
+        let second = take(&places, "203.0.113.7");
+        assert!(second.is_some() && take(&places, "203.0.113.7").is_none());
+        let network = crate::limit::Trusted::Net("203.0.113.0/24".parse().unwrap());
+        places.resize(9, 2, Trust::new(&ClientConfig { trusted_proxies: vec![network], ..ClientConfig::default() }));
+        assert!(take(&places, "203.0.113.7").is_some(), "trusted peers are exempt");
     }
 }

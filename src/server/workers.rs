@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
@@ -41,22 +42,25 @@ struct Lane {
     load: Arc<AtomicUsize>,
 }
 
+/// Who serves the connections that come to a worker; another may take its place between two of them.
+pub type Service = Arc<ArcSwap<Connections>>;
+
 /// A running worker; joining it tells how many connections were cut when the drain was over.
 pub type Worker = JoinHandle<usize>;
 
 impl Workers {
     /// Starts one worker for each of `services`.
-    pub fn start(services: Vec<Connections>) -> io::Result<(Self, Vec<Worker>)> {
+    pub fn start(services: &[Service]) -> io::Result<(Self, Vec<Worker>)> {
         let mut lanes = Vec::with_capacity(services.len());
         let mut threads = Vec::with_capacity(services.len());
-        for (number, connections) in services.into_iter().enumerate() {
+        for (number, service) in services.iter().map(Arc::clone).enumerate() {
             let (sender, receiver) = mpsc::channel(LANE);
             let load = Arc::new(AtomicUsize::new(0));
             lanes.push(Lane { sender, load: Arc::clone(&load) });
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let name = format!("ticketgate-{number}");
             threads.push(std::thread::Builder::new().name(name).spawn(move || {
-                let cut = runtime.block_on(work(receiver, load, connections));
+                let cut = runtime.block_on(work(receiver, load, service));
                 runtime.shutdown_background();
                 cut
             })?);
@@ -73,11 +77,11 @@ impl Workers {
     }
 }
 
-async fn work(mut lane: mpsc::Receiver<Accepted>, load: Arc<AtomicUsize>, connections: Connections) -> usize {
-    let connections = Arc::new(connections);
+async fn work(mut lane: mpsc::Receiver<Accepted>, load: Arc<AtomicUsize>, service: Service) -> usize {
+    let drain = service.load().drain().clone();
     let tracker = TaskTracker::new();
-    while let Some(accepted) = next(&mut lane, connections.drain()).await {
-        let (connections, load) = (Arc::clone(&connections), Arc::clone(&load));
+    while let Some(accepted) = next(&mut lane, &drain).await {
+        let (connections, load) = (service.load_full(), Arc::clone(&load));
         // Ends with its connection; counted by the tracker, cut when the runtime goes.
         tracker.spawn(async move {
             let _counted = Counted(load);
@@ -88,7 +92,7 @@ async fn work(mut lane: mpsc::Receiver<Accepted>, load: Arc<AtomicUsize>, connec
     tokio::select! {
         () = tracker.wait() => 0,
         // A tunnel has no end to wait for: closing it now is as good as later.
-        () = connections.drain().over() => tracker.len() - connections.tunnels(),
+        () = drain.over() => tracker.len() - service.load().tunnels(),
     }
 }
 

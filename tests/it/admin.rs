@@ -13,7 +13,7 @@ async fn health_readiness_and_counts_are_on_their_own_listener_only() {
         proxy.image(&tickets::permanent(1)).await;
     }
     proxy.get("/cgi-bin/showqrcode?ticket=").await;
-    let mut operator = Connection::open(proxy.admin()).await;
+    let mut operator = Connection::to_operator(proxy.admin()).await;
     assert_eq!(operator.get("/healthz", "").await.text(), "ok\n");
     assert_eq!(operator.get("/readyz", "").await.text(), "ok\n");
     let page = operator.get("/metrics", "").await;

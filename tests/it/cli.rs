@@ -3,25 +3,19 @@
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::client::Connection;
+use crate::support::command::{ON_FREE_PORTS, Server, address, ticketgate};
 use crate::support::origin::{Answer, Origin, read_head};
 use crate::support::tickets;
 use crate::support::tls::{Authority, HTTP_1};
 
 const SAMPLE: &str = "gQH47joAAAAAAAAAASxodHRwOi8vd2VpeGluLnFxLmNvbS9xL2taZ2Z3TVRtNzJXV1Brb3ZhYmJJAAIEZ23sUwMEmm3sUw==";
-
-/// The command in an empty directory and an empty environment, so that nothing of this machine counts.
-fn ticketgate(directory: &TempDir, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ticketgate"));
-    command.args(arguments).current_dir(directory.path()).env_clear();
-    command
-}
 
 fn output(arguments: &[&str]) -> Output {
     ticketgate(&TempDir::new().unwrap(), arguments).output().unwrap()
@@ -30,70 +24,6 @@ fn output(arguments: &[&str]) -> Output {
 fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).unwrap()
 }
-
-/// A server under test, ended with the test.
-struct Server {
-    child: Child,
-    stderr: BufReader<ChildStderr>,
-    _directory: TempDir,
-}
-
-impl Server {
-    fn start(arguments: &[&str]) -> Self {
-        let directory = TempDir::new().unwrap();
-        Self::run(ticketgate(&directory, arguments), directory)
-    }
-
-    fn run(mut command: Command, directory: TempDir) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        Self { child, stderr, _directory: directory }
-    }
-
-    fn log_line(&mut self) -> serde_json::Value {
-        let mut line = String::new();
-        self.stderr.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line:?}"))
-    }
-
-    /// The log line that has this message.
-    fn log_line_saying(&mut self, message: &str) -> serde_json::Value {
-        (0..100).map(|_| self.log_line()).find(|line| line["message"] == message).expect("the line comes")
-    }
-
-    /// What is logged until it ends, which a second signal hastens.
-    fn log_to_the_end(&mut self) -> String {
-        let mut log = String::new();
-        let mut ending = false;
-        while self.stderr.read_line(&mut log).unwrap() > 0 {
-            if !std::mem::replace(&mut ending, log.contains("draining;")) && ending {
-                self.signal(Signal::INT);
-            }
-        }
-        log
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    fn exit_code(mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn address(line: &serde_json::Value, listener: &str) -> SocketAddr {
-    line[listener].as_str().unwrap().parse().unwrap()
-}
-
-const ON_FREE_PORTS: [&str; 4] = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_where_it_listens_serves_and_ends_well_on_sigterm() {
@@ -108,7 +38,8 @@ async fn it_says_where_it_listens_serves_and_ends_well_on_sigterm() {
     let target = tickets::target(SAMPLE);
     let answer = Connection::open(public).await.get(&target, "Connection: close\r\nX-Request-Id: mine-1\r\n").await;
     assert_eq!((answer.status, answer.header("x-request-id")), (200, Some("mine-1")));
-    let ready = Connection::open(address(&listening, "admin")).await.get("/readyz", "Connection: close\r\n").await;
+    let ready =
+        Connection::to_operator(address(&listening, "admin")).await.get("/readyz", "Connection: close\r\n").await;
     assert_eq!(ready.status, 200);
 
     let line = server.log_line();
@@ -209,7 +140,8 @@ async fn an_access_token_sent_along_by_mistake_is_told_to_nobody() {
     let mut rubbish = Connection::open(public).await;
     rubbish.send(format!("GET /?access_token={CANARY} rubbish\r\n\r\n")).await;
     told.push_str(rubbish.response().await.unwrap().text());
-    let page = Connection::open(address(&listening, "admin")).await.get("/metrics", "Connection: close\r\n").await;
+    let page =
+        Connection::to_operator(address(&listening, "admin")).await.get("/metrics", "Connection: close\r\n").await;
     told.push_str(page.text());
     server.signal(Signal::TERM);
     told.push_str(&server.log_to_the_end());
@@ -284,7 +216,7 @@ fn help_shows_an_example_for_each_command() {
 
 /// How much memory the process ever had resident, in kB.
 fn peak(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }

@@ -20,6 +20,7 @@ mod limits;
 mod origin_request;
 mod origin_trouble;
 mod parts;
+mod reload;
 mod server;
 mod stale;
 mod tls_http2;

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::client::Connection;
+use crate::support::load::{Load, Refused};
 use crate::support::origin::{Answer, Origin, read_head};
 use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, eventually, tickets};
@@ -235,8 +236,8 @@ async fn a_drain_answers_everybody_and_then_closes() {
     origin.has_been_asked(2).await;
 
     proxy.running.drain();
-    assert_eq!(Connection::open(admin).await.get("/readyz", "").await.status, 503);
-    assert_eq!(Connection::open(admin).await.get("/healthz", "").await.status, 200);
+    assert_eq!(Connection::to_operator(admin).await.get("/readyz", "").await.status, 503);
+    assert_eq!(Connection::to_operator(admin).await.get("/healthz", "").await.status, 200);
     let announced = Connection::open(address).await.get(&target, "").await;
     assert_eq!((announced.status, announced.header("connection")), (200, Some("close")), "still accepting");
 
@@ -333,45 +334,21 @@ async fn a_drain_at_max_connections_lets_idle_connections_go_and_answers_the_que
     assert_eq!(ending, Ending::Clean);
 }
 
-/// Clients that go on asking over keep-alive connections while the proxy ends. What counts is each request that was
-/// sent on a connection that had not said that it closes.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_request_of_a_keep_alive_client_is_lost_in_a_drain() {
+async fn of_twenty_thousand_requests_of_keep_alive_clients_a_drain_loses_none() {
     let (_origin, proxy) = proxy_with(|config| {
         config.limits.client_requests = None;
         config.server.drain_delay = Duration::from_millis(300);
         config.server.drain = PATIENCE;
     })
     .await;
-    let (address, target) = (proxy.address(), tickets::target(&tickets::permanent(1)));
-    let clients: Vec<_> = (0..16)
-        .map(|_| {
-            let target = target.clone();
-            tokio::spawn(async move {
-                let mut answered = 0;
-                while let Ok(stream) = TcpStream::connect(address).await {
-                    let mut connection = Connection::over(stream);
-                    loop {
-                        connection.send(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
-                        let answer = connection.response().await.expect("an answer to what was sent");
-                        assert_eq!(answer.status, 200);
-                        answered += 1;
-                        if answer.header("connection") == Some("close") {
-                            break;
-                        }
-                    }
-                }
-                answered
-            })
-        })
-        .collect();
-    eventually("there is load", || proxy.running.metrics().totals().hits > 500).await;
+    let target = tickets::target(&tickets::permanent(1));
+    let load = Load::start(proxy.address(), &target, 16, Refused::Ends);
+    load.goes_on_for(20_000).await;
     proxy.running.drain();
     let ending = tokio::task::spawn_blocking(move || proxy.running.finish()).await.unwrap();
     assert_eq!(ending, Ending::Clean);
-    for client in clients {
-        assert!(client.await.unwrap() > 0);
-    }
+    assert!(load.ended().await >= 20_000);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -304,7 +304,7 @@ async fn files_of_no_use_leave_the_old_certificate_in_force_and_are_told_once() 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_the_certificate_is_a_metric() {
     let scene = scene(|_| {}).await;
-    let page = async || Connection::open(scene.proxy.admin()).await.get("/metrics", "").await.text().to_owned();
+    let page = async || Connection::to_operator(scene.proxy.admin()).await.get("/metrics", "").await.text().to_owned();
     let issued = scene.authority.issue(|params| params.not_after = rcgen::date_time_ymd(2090, 2, 3));
     scene.authority.write("cert.pem", &issued.cert);
     scene.authority.write("key.pem", &issued.key);
@@ -313,7 +313,7 @@ async fn the_end_of_the_certificate_is_a_metric() {
     let told = async { while !page().await.contains(expected) {} };
     timeout(PATIENCE, told).await.expect("the metric is there");
     let without = Proxy::before(&scene.origin);
-    let page = Connection::open(without.admin()).await.get("/metrics", "").await;
+    let page = Connection::to_operator(without.admin()).await.get("/metrics", "").await;
     assert!(!page.text().contains("tls_certificate_expires_seconds{"), "no value without TLS");
 }
 

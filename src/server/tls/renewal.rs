@@ -1,7 +1,7 @@
 //! Looks again and again whether the certificate's files have changed, and puts what they hold in force without a restart.
 //! Contents are compared, not dates: Kubernetes swaps links, others write in place. Says what is near its end.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Config;
@@ -40,19 +40,18 @@ impl Renewal {
         Self { config, certificate, clock, metrics, seen, suspect: false, countdown: Countdown::default() }
     }
 
-    /// Looks `every` so often, away from those who serve. Ends with its runtime.
-    pub async fn watch(mut self, every: Duration) {
-        let mut due = tokio::time::interval(every);
-        loop {
-            due.tick().await;
-            // A file system may hang.
-            let looked = tokio::task::spawn_blocking(move || {
-                self.look();
-                self
-            });
-            let Ok(again) = looked.await else { return };
-            self = again;
+    /// Takes over the pair that `config` names, whichever it is; an error leaves the one in force.
+    pub fn adopt(&mut self, config: Config) -> Result<(), BadCertificate> {
+        let pem = Pem::read(&config)?;
+        let pair = pem.parse(&config)?;
+        self.certificate.replace(pair);
+        (self.config, self.suspect) = (config, false);
+        if self.seen.as_ref() != Ok(&pem) {
+            self.countdown = Countdown::default();
         }
+        self.seen = Ok(pem);
+        self.mind_the_end(self.clock.now().wall);
+        Ok(())
     }
 
     fn look(&mut self) {
@@ -96,6 +95,20 @@ impl Renewal {
             } else {
                 tracing::warn!(days, "the TLS certificate ends soon: renew tls.cert");
             }
+        }
+    }
+}
+
+/// Lets `renewal` look `every` so often, away from those who serve. Ends with its runtime.
+pub async fn watch(renewal: Arc<Mutex<Renewal>>, every: Duration) {
+    let mut due = tokio::time::interval(every);
+    loop {
+        due.tick().await;
+        let renewal = Arc::clone(&renewal);
+        // A file system may hang.
+        let looking = move || renewal.lock().unwrap_or_else(PoisonError::into_inner).look();
+        if tokio::task::spawn_blocking(looking).await.is_err() {
+            return;
         }
     }
 }

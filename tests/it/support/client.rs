@@ -36,17 +36,23 @@ impl Response {
 pub struct Connection<T = TcpStream> {
     stream: T,
     unread: Vec<u8>,
+    host: String,
 }
 
 impl Connection {
     pub async fn open(address: SocketAddr) -> Self {
         Self::over(TcpStream::connect(address).await.unwrap())
     }
+
+    /// To the operator's listener, which knows no shop.
+    pub async fn to_operator(address: SocketAddr) -> Self {
+        Self { host: address.to_string(), ..Self::open(address).await }
+    }
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     pub fn over(stream: T) -> Self {
-        Self { stream, unread: Vec::new() }
+        Self { stream, unread: Vec::new(), host: "shop.example".to_owned() }
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
@@ -58,7 +64,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     }
 
     pub async fn request(&mut self, method: &str, target: &str, headers: &str) -> Response {
-        self.send(format!("{method} {target} HTTP/1.1\r\nHost: shop.example\r\n{headers}\r\n")).await;
+        self.send(format!("{method} {target} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.host)).await;
         self.response_to(method).await.expect("an answer")
     }
 

@@ -3,6 +3,8 @@
 pub mod app;
 pub mod browser;
 pub mod client;
+pub mod command;
+pub mod load;
 pub mod origin;
 pub mod proxy;
 pub mod scanner;

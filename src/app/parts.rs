@@ -1,0 +1,108 @@
+//! Builds what all threads share from a configuration: at the start, and again when another one is put in force. Then
+//! whatever its part of the configuration has left alone is kept as it is: who has spent which budget, the pool and the
+//! circuit of the origin; and always the cache, the fills under way and our name in `Via`.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::runtime::Runtime;
+
+use super::Surroundings;
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::fill::judge::Rules;
+use crate::fill::{Filler, Fills};
+use crate::forward::Via;
+use crate::limit::{Limits, Trust};
+use crate::metrics::Metrics;
+use crate::origin::{BadCaFile, Origin};
+use crate::proxy::Shared;
+use crate::respond::Responder;
+use crate::respond::cors::Cors;
+use crate::route::Routes;
+use crate::server::tls::certificate::Certificate;
+use crate::server::tls::renewal::Renewal;
+use crate::ticket::Expired;
+
+/// What is built once and outlives every configuration.
+#[derive(Clone)]
+pub(super) struct Ground {
+    pub(super) around: Surroundings,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Ground {
+    /// What all threads share at the start; fills run on `background`.
+    pub(super) fn share(&self, config: &Config, background: &Runtime) -> Result<Shared, BadCaFile> {
+        let evicted = Arc::clone(&self.metrics);
+        let cache = Arc::new(Cache::new(&config.cache, move || {
+            evicted.evictions.inc();
+        }));
+        let limits = Arc::new(Limits::new(&config.limits, &self.around.clock));
+        let origin = Arc::new(self.origin(config)?);
+        let filler = self.filler(config, &cache, origin, &limits);
+        let fills = Fills::new(filler, most_fills(config), background.handle().clone());
+        Ok(self.assemble(config, (cache, limits, fills), Via::unique()))
+    }
+
+    /// The same by `config`, where `before` was built by `was`. A file of certificates is read anew.
+    pub(super) fn renew(&self, before: &Shared, was: &Config, config: &Config) -> Result<Shared, BadCaFile> {
+        let is_same = config.origin == was.origin
+            && config.origin.ca_file.is_none()
+            && config.cache.max_image == was.cache.max_image;
+        let origin = if is_same { Arc::clone(before.fills.origin()) } else { Arc::new(self.origin(config)?) };
+        let cache = Arc::clone(&before.cache);
+        let limits = Arc::new(before.limits.renewed(&config.limits, &self.around.clock));
+        let fills = before.fills.renewed(self.filler(config, &cache, origin, &limits), most_fills(config));
+        Ok(self.assemble(config, (cache, limits, fills), before.via.clone()))
+    }
+
+    /// Keeps `certificate` the one in the files that `config` names.
+    pub(super) fn renewal(&self, config: &Config, certificate: Arc<Certificate>) -> Arc<Mutex<Renewal>> {
+        let (clock, metrics) = (self.around.clock.clone(), Arc::clone(&self.metrics));
+        Arc::new(Mutex::new(Renewal::new(config.server.tls.clone(), certificate, clock, metrics)))
+    }
+
+    fn origin(&self, config: &Config) -> Result<Origin, BadCaFile> {
+        Origin::new(&config.origin, config.cache.max_image, self.around.clock.clone())
+    }
+
+    fn filler(&self, config: &Config, cache: &Arc<Cache>, origin: Arc<Origin>, limits: &Arc<Limits>) -> Filler {
+        let Surroundings { clock, faults, .. } = self.around.clone();
+        Filler {
+            cache: Arc::clone(cache),
+            origin,
+            limits: Arc::clone(limits),
+            rules: Rules {
+                default_ttl: config.cache.default_ttl,
+                negative_ttl: config.cache.negative_ttl,
+                grace: config.cache.grace,
+                pass_headers: config.cache.pass_headers.clone(),
+                remember_late: config.tickets.expired == Expired::Ask,
+            },
+            clock,
+            metrics: Arc::clone(&self.metrics),
+            faults,
+        }
+    }
+
+    fn assemble(&self, config: &Config, kept: (Arc<Cache>, Arc<Limits>, Fills), via: Via) -> Shared {
+        let (cache, limits, fills) = kept;
+        Shared {
+            routes: Routes::new(config.routes.clone()),
+            trust: Trust::new(&config.clients),
+            limits,
+            strict: config.tickets.strict,
+            expired: config.tickets.expired,
+            cache,
+            fills,
+            responder: Responder::new(Cors::new(&config.cors), config.limits.ratelimit_headers),
+            clock: self.around.clock.clone(),
+            via,
+        }
+    }
+}
+
+/// Each waits for a budget or for a place at the origin.
+fn most_fills(config: &Config) -> usize {
+    config.limits.max_waiters + config.origin.max_concurrent
+}

@@ -1,0 +1,202 @@
+//! Puts another configuration in force while everything runs (S38): no connection is dropped, no budget is refilled and
+//! nothing leaves the cache. Requests being answered end by the configuration they began with; `[timeouts]` hold for
+//! connections that come later. What only a restart can change stays as it was, and is named.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use serde_json::Value;
+
+use super::parts::Ground;
+use crate::admin::{self, Operated, Reloaded};
+use crate::config::{Config, Mistakes, Sources};
+use crate::forward::Forward;
+use crate::limit::Trust;
+use crate::metrics::Reading;
+use crate::origin::BadCaFile;
+use crate::proxy::{Proxy, Shared};
+use crate::server::drain::{Drain, Times};
+use crate::server::files;
+use crate::server::places::Places;
+use crate::server::tls::certificate::BadCertificate;
+use crate::server::tls::renewal::Renewal;
+use crate::server::workers::Service;
+
+/// Sockets, the size of the cache and the look of the log are made once.
+const NEEDS_RESTART: [&str; 6] = ["admin.listen", "cache.memory", "listen", "log.format", "tls.listen", "tls.redirect"];
+
+/// Keys that mean nothing to a server that was started without TLS.
+const NEEDS_TLS: [&str; 2] = ["tls.cert", "tls.key"];
+
+/// The configuration in force, and everything that follows it.
+pub struct Reload {
+    pub(super) in_force: Mutex<Config>,
+    pub(super) sources: Option<Sources>,
+    pub(super) ground: Ground,
+    pub(super) shared: Arc<ArcSwap<Shared>>,
+    pub(super) services: Vec<Service>,
+    pub(super) places: Arc<Places>,
+    pub(super) drain: Drain,
+    pub(super) renewal: Option<Arc<Mutex<Renewal>>>,
+}
+
+/// Why everything stays as it was.
+#[derive(Debug)]
+pub enum NotReloaded {
+    /// The configuration is of no use.
+    Mistakes(Mistakes),
+    /// A file that it names is of no use: it has changed since it was looked at.
+    CaFile(BadCaFile),
+    /// The same of a certificate or its key.
+    Certificate(BadCertificate),
+    /// This one was started without a file, an environment and flags.
+    NoSources,
+}
+
+impl Reload {
+    /// Reads the configuration again, from where it came from, puts it in force and tells the log what came of it. Reads
+    /// files: not for a thread that serves clients.
+    pub fn read_again(&self) -> Result<Reloaded, NotReloaded> {
+        let reloaded = self.read().and_then(|config| self.apply(config));
+        match &reloaded {
+            Ok(Reloaded { applied, restart }) => {
+                let list = |keys: &[&str]| (!keys.is_empty()).then(|| keys.join(", "));
+                tracing::info!(
+                    applied = list(applied),
+                    needs_restart = list(restart),
+                    "the configuration was reloaded"
+                );
+            }
+            Err(why) => tracing::warn!("the configuration stays as it was: {why}"),
+        }
+        reloaded
+    }
+
+    fn read(&self) -> Result<Config, NotReloaded> {
+        let sources = self.sources.clone().ok_or(NotReloaded::NoSources)?;
+        Config::load(sources).map(|loaded| loaded.config).map_err(NotReloaded::Mistakes)
+    }
+
+    /// Puts `config` in force. An error leaves everything as it was.
+    pub fn apply(&self, mut config: Config) -> Result<Reloaded, NotReloaded> {
+        let mut was = self.in_force();
+        let mut reloaded = Reloaded::default();
+        for key in was.differences(&config) {
+            let waits = NEEDS_RESTART.contains(&key) || self.renewal.is_none() && NEEDS_TLS.contains(&key);
+            if waits { &mut reloaded.restart } else { &mut reloaded.applied }.push(key);
+        }
+        keep_what_needs_a_restart(&mut config, &was);
+        let shared = self.ground.renew(&self.shared.load(), &was, &config).map_err(NotReloaded::CaFile)?;
+        self.renew_certificate(&config).map_err(NotReloaded::Certificate)?;
+        self.put_in_force(Arc::new(shared), &was, &config);
+        *was = config;
+        Ok(reloaded)
+    }
+
+    /// What all threads share just now.
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.load_full()
+    }
+
+    /// Does the stores' bookkeeping.
+    pub fn tend(&self) {
+        self.shared.load().cache.tend();
+    }
+
+    fn in_force(&self) -> MutexGuard<'_, Config> {
+        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn renew_certificate(&self, config: &Config) -> Result<(), BadCertificate> {
+        let Some(renewal) = &self.renewal else { return Ok(()) };
+        renewal.lock().unwrap_or_else(PoisonError::into_inner).adopt(config.server.tls.clone())
+    }
+
+    /// Nothing here can fail: half a configuration is never in force.
+    fn put_in_force(&self, shared: Arc<Shared>, was: &Config, config: &Config) {
+        let server = &config.server;
+        for service in &self.services {
+            let connections = service.load_full();
+            let before = connections.exchanges().proxy();
+            let forward = if config.forward == was.forward {
+                before.forward.clone()
+            } else {
+                Forward::new(&config.forward, shared.via.clone()).map(Arc::new)
+            };
+            connections.exchanges().replace(Proxy { shared: Arc::clone(&shared), forward });
+            service.store(Arc::new(connections.with(server.timeouts)));
+        }
+        self.shared.store(shared);
+        if server.max_connections != was.server.max_connections {
+            files::raise_limit(server.max_connections);
+        }
+        self.places.resize(server.max_connections, server.max_connections_per_client, Trust::new(&config.clients));
+        self.drain.set_times(Times { delay: server.drain_delay, whole: server.drain });
+        self.ground.around.log.retune(&config.log);
+    }
+}
+
+impl Operated for Reload {
+    fn rules(&self) -> admin::Config {
+        self.in_force().admin.clone()
+    }
+
+    fn reading(&self) -> Reading {
+        let log_lines_dropped = self.ground.around.log.dropped_lines();
+        Reading { log_lines_dropped, ..self.shared.load().reading() }
+    }
+
+    fn shown(&self) -> Value {
+        serde_json::json!(self.in_force().shown())
+    }
+
+    fn reload(&self) -> Result<Reloaded, String> {
+        self.read_again().map_err(|why| why.to_string())
+    }
+}
+
+/// What is in force is then told as it is.
+fn keep_what_needs_a_restart(config: &mut Config, was: &Config) {
+    let (server, tls) = (&mut config.server, &was.server.tls);
+    (server.listen, server.tls.listen, server.tls.redirect) = (was.server.listen, tls.listen, tls.redirect);
+    if tls.listen.is_none() {
+        (server.tls.cert, server.tls.key) = (tls.cert.clone(), tls.key.clone());
+    }
+    config.admin.listen = was.admin.listen;
+    config.cache.memory = was.cache.memory;
+    config.log.format = was.log.format;
+}
+
+impl fmt::Display for NotReloaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mistakes(mistakes) => mistakes.fmt(f),
+            Self::CaFile(bad) => bad.fmt(f),
+            Self::Certificate(bad) => bad.fmt(f),
+            Self::NoSources => f.write_str("there is no configuration to read again: this one was started without"),
+        }
+    }
+}
+
+impl std::error::Error for NotReloaded {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_that_needs_a_restart_exists_and_is_kept() {
+        let mut changed = Config::default();
+        let address = Some("192.0.2.1:1".parse().unwrap());
+        (changed.server.listen, changed.server.tls.listen, changed.server.tls.redirect) = (address, address, address);
+        (changed.server.tls.cert, changed.server.tls.key) = (Some("a".into()), Some("b".into()));
+        (changed.admin.listen, changed.cache.memory) = (address, 1 << 20);
+        changed.log.format = crate::log::Format::Human;
+        let mut keys = [&NEEDS_RESTART[..], &NEEDS_TLS].concat();
+        keys.sort_unstable();
+        assert_eq!(Config::default().differences(&changed), keys);
+        keep_what_needs_a_restart(&mut changed, &Config::default());
+        assert!(Config::default().differences(&changed).is_empty());
+    }
+}

@@ -1,0 +1,109 @@
+//! The command itself, as a process of its own.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub const ON_FREE_PORTS: [&str; 4] = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+
+/// The command in an empty directory and an empty environment, so that nothing of this machine counts.
+pub fn ticketgate(directory: &TempDir, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ticketgate"));
+    command.args(arguments).current_dir(directory.path()).env_clear();
+    command
+}
+
+/// A server under test, ended with the test.
+pub struct Server {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    directory: TempDir,
+}
+
+impl Server {
+    pub fn start(arguments: &[&str]) -> Self {
+        let directory = TempDir::new().unwrap();
+        Self::run(ticketgate(&directory, arguments), directory)
+    }
+
+    /// Configured by a file of its own.
+    pub fn configured(toml: &str) -> Self {
+        let directory = TempDir::new().unwrap();
+        std::fs::write(directory.path().join("ticketgate.toml"), toml).unwrap();
+        Self::run(ticketgate(&directory, &[]), directory)
+    }
+
+    pub fn run(mut command: Command, directory: TempDir) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Self { child, stderr, directory }
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn log_line(&mut self) -> Value {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|_| panic!("no JSON: {line:?}"))
+    }
+
+    /// The log line that has this message.
+    pub fn log_line_saying(&mut self, message: &str) -> Value {
+        self.log_line_that(message, |line| line["message"] == message)
+    }
+
+    /// The next log line that fits.
+    pub fn log_line_that(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let mut passed = Vec::new();
+        for _ in 0..100 {
+            let line = self.log_line();
+            if fits(&line) {
+                return line;
+            }
+            passed.push(line);
+        }
+        panic!("never logged: {what}; but {passed:#?}")
+    }
+
+    /// What is logged until it ends, which a second signal hastens.
+    pub fn log_to_the_end(&mut self) -> String {
+        let mut log = String::new();
+        let mut ending = false;
+        while self.stderr.read_line(&mut log).unwrap() > 0 {
+            if !std::mem::replace(&mut ending, log.contains("draining;")) && ending {
+                self.signal(Signal::INT);
+            }
+        }
+        log
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    pub fn exit_code(mut self) -> Option<i32> {
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn address(line: &Value, listener: &str) -> SocketAddr {
+    line[listener].as_str().unwrap().parse().unwrap()
+}
