@@ -26,6 +26,7 @@ const NO_OUTCOME: &str = "none";
 const OUTCOMES: usize = Outcome::LABELS.len() + 1;
 /// 1xx to 5xx.
 const CLASSES: usize = 5;
+const CLASS_LABELS: [&str; CLASSES] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// Everything that is counted.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct Metrics {
     refusals_by: [Counter; BudgetName::ALL.len()],
     repairs: Family<RepairLabels, Counter>,
     repairs_by: [Counter; Repair::ALL.len()],
+    relayed: Family<RelayLabels, Counter>,
+    relay_failures: Family<ReasonLabels, Counter>,
     fills: Counter,
     origin_seconds: Histogram,
     connections_open: Gauge,
@@ -58,6 +61,8 @@ pub struct Metrics {
     pub abandoned: Counter,
     /// Images evicted for want of room.
     pub evictions: Counter,
+    /// Tickets that an answer to the relay taught.
+    pub tickets_learned: Counter,
     /// Forwarding headers from a loopback or private peer that is not trusted.
     pub untrusted_forwarding: Counter,
     gauges: Gauges,
@@ -66,10 +71,16 @@ pub struct Metrics {
 /// What is measured when somebody looks.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Reading {
-    /// Images held.
+    /// Images held, those of own tickets not counted.
     pub image_entries: u64,
     /// Bytes they take.
     pub image_bytes: u64,
+    /// Images of own tickets held.
+    pub own_entries: u64,
+    /// Bytes they take.
+    pub own_bytes: u64,
+    /// Own tickets known.
+    pub own_tickets: u64,
     /// Refusals remembered.
     pub negative_entries: u64,
     /// Bytes they take.
@@ -103,6 +114,7 @@ pub struct Totals {
 struct Gauges {
     entries: Family<StoreLabels, Gauge>,
     bytes: Family<StoreLabels, Gauge>,
+    own_tickets: Gauge,
     fills: Gauge,
     waiting: Gauge,
     waiting_for_fills: Gauge,
@@ -116,6 +128,11 @@ struct RequestLabels {
     route: &'static str,
     status: &'static str,
     cache: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RelayLabels {
+    status: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -159,6 +176,9 @@ impl Metrics {
             repairs_by: Repair::ALL.map(repair),
             refusals,
             repairs,
+            relayed: Family::default(),
+            relay_failures: Family::default(),
+            tickets_learned: Counter::default(),
             fills: Counter::default(),
             origin_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 13)),
             connections_open: Gauge::default(),
@@ -185,6 +205,9 @@ impl Metrics {
         registry.register("not_stored", "Images shown but not stored", self.not_stored.clone());
         registry.register("limit_refusals", "Calls refused by a budget", self.refusals.clone());
         registry.register("ticket_repairs", "Repairs made to tickets", self.repairs.clone());
+        registry.register("relay_requests", "Calls answered on the relay", self.relayed.clone());
+        registry.register("relay_failures", "Calls that the relay answered itself", self.relay_failures.clone());
+        registry.register("tickets_learned", "Tickets learned by the relay", self.tickets_learned.clone());
         registry.register("fills", "Fills that ended", self.fills.clone());
         registry.register("origin_seconds", "Time until the origin's answer was read", self.origin_seconds.clone());
         registry.register("connections_open", "Open client connections", self.connections_open.clone());
@@ -213,15 +236,23 @@ impl Metrics {
 
     /// Counts an answer.
     pub fn answered(&self, kind: Kind, status: StatusCode, outcome: Option<&Outcome>) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES) - 1;
+        let class = class(status);
         let cache = outcome.map_or(OUTCOMES - 1, Outcome::index);
         self.handles[kind as usize][class][cache].get_or_init(|| self.resolve(kind, class, cache)).inc();
     }
 
     fn resolve(&self, kind: Kind, class: usize, cache: usize) -> Counter {
-        let status = ["1xx", "2xx", "3xx", "4xx", "5xx"][class];
+        let status = CLASS_LABELS[class];
         let cache = Outcome::LABELS.get(cache).copied().unwrap_or(NO_OUTCOME);
         self.requests.get_or_create_owned(&RequestLabels { route: kind.label(), status, cache })
+    }
+
+    /// Counts an answer of the relay; with `reason` it is our own.
+    pub fn relayed(&self, status: StatusCode, reason: Option<&'static str>) {
+        self.relayed.get_or_create(&RelayLabels { status: CLASS_LABELS[class(status)] }).inc();
+        if let Some(reason) = reason {
+            self.relay_failures.get_or_create(&ReasonLabels { reason }).inc();
+        }
     }
 
     /// Counts an image request that ended without an image.
@@ -296,6 +327,7 @@ impl Gauges {
     fn register(&self, registry: &mut Registry) {
         registry.register("cache_entries", "Entries held", self.entries.clone());
         registry.register("cache_bytes", "Bytes that entries take, with their overhead", self.bytes.clone());
+        registry.register("own_tickets", "Own tickets known", self.own_tickets.clone());
         registry.register("fills_under_way", "Fills under way", self.fills.clone());
         registry.register("waiting", "Requests that wait for a budget", self.waiting.clone());
         registry.register("waiting_for_fills", "Requests that wait for a fill", self.waiting_for_fills.clone());
@@ -307,8 +339,11 @@ impl Gauges {
     fn set(&self, reading: Reading) {
         let store = |store| StoreLabels { store };
         self.entries.get_or_create(&store("image")).set(signed(reading.image_entries));
+        self.entries.get_or_create(&store("own")).set(signed(reading.own_entries));
         self.entries.get_or_create(&store("negative")).set(signed(reading.negative_entries));
         self.bytes.get_or_create(&store("image")).set(signed(reading.image_bytes));
+        self.bytes.get_or_create(&store("own")).set(signed(reading.own_bytes));
+        self.own_tickets.set(signed(reading.own_tickets));
         self.bytes.get_or_create(&store("negative")).set(signed(reading.negative_bytes));
         self.fills.set(signed(reading.fills));
         self.waiting.set(signed(reading.waiting));
@@ -317,6 +352,10 @@ impl Gauges {
         self.skew_millis.set(reading.skew_millis);
         self.log_lines_dropped.inner().store(reading.log_lines_dropped, Ordering::Relaxed);
     }
+}
+
+fn class(status: StatusCode) -> usize {
+    usize::from(status.as_u16() / 100).clamp(1, CLASSES) - 1
 }
 
 fn signed(count: u64) -> i64 {

@@ -7,7 +7,7 @@
 //!    when that fails ([`crate::cache`]);
 //!    A ticket whose life is over may end here, or is asked for sparingly;
 //! 5. **join** — a fill of this ticket may be under way ([`crate::fill`]);
-//! 6. **admit** — the client's budget of misses, which may make it wait;
+//! 6. **admit** — the client's budget of misses, which may make it wait; own tickets spend none;
 //! 7. **look up and join again, else start** — the wait may have brought the image;
 //! 8. **wait** for the fill, which spends the origin's budget itself;
 //! 9. **respond** — from an allow-list ([`crate::reply`], [`crate::respond`]).
@@ -176,11 +176,13 @@ impl Proxy {
         admitted: Admitted,
         forward: Forward,
     ) -> Result<Reply, Refusal> {
-        let Shared { limits, fills, .. } = &*self.shared;
+        let Shared { limits, fills, cache, clock, .. } = &*self.shared;
         let filling = if let Some(filling) = fills.running(ticket) {
             filling // 5
         } else {
-            limits.miss(&client).await?; // 6
+            if !cache.is_own(ticket, clock.now()) {
+                limits.miss(&client).await?; // 6
+            }
             match fills.join_or_start(ticket) {
                 Joined::Found(found) => return Ok(Reply::found(found, admitted)), // 7
                 Joined::Filling(filling) => filling,
@@ -205,10 +207,13 @@ impl Proxy {
 impl Shared {
     /// Measures what nobody counts.
     pub fn reading(&self) -> Reading {
-        let (images, negatives) = (self.cache.images(), self.cache.negatives());
+        let (images, own, negatives) = (self.cache.images(), self.cache.own_images(), self.cache.negatives());
         Reading {
             image_entries: images.entries,
             image_bytes: images.bytes,
+            own_entries: own.entries,
+            own_bytes: own.bytes,
+            own_tickets: self.cache.own_tickets(),
             negative_entries: negatives.entries,
             negative_bytes: negatives.bytes,
             fills: self.fills.under_way() as u64,

@@ -101,6 +101,15 @@ impl Image {
         Some(Self { answered_by: StatusCode::NOT_MODIFIED, passed_fields, ..renewed })
     }
 
+    /// The same image with another end of its ticket's life. A refresh that was put off may be tried at once.
+    #[must_use]
+    pub(super) fn ending(&self, expiry: Option<Expiry>) -> Self {
+        let life = Life { said: self.said, freshness: self.freshness, grace: self.grace, expiry };
+        let (body, etag, own_fields) = (self.body.clone(), self.etag.clone(), self.own_fields.clone());
+        let same = Self::build(body, self.format, etag, self.etag_is_ours, own_fields, &life);
+        Self { answered_by: self.answered_by, passed_fields: self.passed_fields.clone(), ..same }
+    }
+
     /// RFC 9111 §4.3.4: a strong validator of a 304 must be the stored one; a weak one must correspond to it. A 304
     /// without any speaks of what was asked for.
     fn is_meant_by(&self, headers: &HeaderMap) -> bool {

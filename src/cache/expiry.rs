@@ -20,14 +20,27 @@ impl Expiry {
         Self { stated, wall, tick: now.tick + wall.since(now.wall) }
     }
 
-    /// The earlier of this deadline and one that was set before for the same end: a clock that was turned since must not
-    /// lengthen a life.
+    /// A ticket that ends `lifetime` after `now`, as the issuer has just said; its clock shows `skew_millis` more than ours.
+    pub fn after(lifetime: Duration, now: Moment, skew_millis: i64) -> Self {
+        Self::new((now.wall + lifetime).shifted(skew_millis), now, skew_millis)
+    }
+
+    /// The earliest of this deadline and another of the same ticket, on each clock: neither a second source nor a clock that
+    /// was turned since may lengthen a life.
     #[must_use]
-    pub fn no_later_than(self, before: Option<Self>) -> Self {
-        match before.filter(|before| before.stated == self.stated) {
-            None => self,
-            Some(before) => Self { wall: self.wall.min(before.wall), tick: self.tick.min(before.tick), ..self },
-        }
+    pub fn no_later_than(self, other: Option<Self>) -> Self {
+        let Some(Self { stated, wall, tick }) = other else { return self };
+        Self { stated: self.stated.min(stated), wall: self.wall.min(wall), tick: self.tick.min(tick) }
+    }
+
+    /// The earliest of what several sources know; `None` when none knows anything.
+    pub fn earliest(sources: impl IntoIterator<Item = Option<Self>>) -> Option<Self> {
+        sources.into_iter().flatten().reduce(|one, other| one.no_later_than(Some(other)))
+    }
+
+    /// When it ends on the monotonic clock, if no other clock ends it before.
+    pub(super) fn tick(&self) -> Tick {
+        self.tick
     }
 
     /// Time left; zero once either clock says that it is over.
@@ -66,10 +79,28 @@ mod tests {
     }
 
     #[test]
+    fn of_several_sources_the_earliest_counts_on_each_clock() {
+        let said = Expiry::new(Wall::from_unix(1060), at(1000, 5), 0);
+        let learned = Expiry::after(Duration::from_secs(61), at(1000, 4), 0);
+        let both = Expiry::earliest([None, Some(said), Some(learned)]).unwrap();
+        assert_eq!((both.stated, both.left(at(1000, 5))), (Wall::from_unix(1060), Duration::from_secs(60)));
+        assert_eq!(both, learned.no_later_than(Some(said)));
+        assert_eq!(Expiry::earliest([None, None]), None);
+    }
+
+    #[test]
+    fn a_lifetime_counts_on_our_clock_and_is_told_on_the_origins() {
+        let expiry = Expiry::after(Duration::from_secs(60), at(1000, 5), 30_000);
+        assert_eq!(expiry.left(at(1000, 5)), Duration::from_secs(60));
+        assert_eq!(expiry.stated, Wall::from_unix(1090));
+    }
+
+    #[test]
     fn the_ends_of_time_do_not_panic() {
         for wall in [i64::MIN / 2000, -1, 0, 2_147_483_648, i64::MAX / 2000] {
             let expiry = Expiry::new(Wall::from_unix(wall), at(0, 0), i64::MIN);
             let _ = expiry.left(at(i64::MAX / 1000, u64::MAX));
+            let _ = Expiry::after(Duration::MAX, at(wall, 0), i64::MAX);
         }
     }
 }

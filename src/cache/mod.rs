@@ -1,5 +1,6 @@
 //! The cache: images in one store, what the origin said instead of an image in another, so that rubbish can never evict an
-//! image (S17). Looking up decides by the entry's own freshness and its ticket's expiry; storing decides nothing
+//! image (S17). Images of own tickets have a store of their own, so that tickets which only clients brought cannot evict them
+//! (S18). Looking up decides by the entry's own freshness and its ticket's expiry; storing decides nothing
 //! ([`crate::fill::judge`] did).
 
 pub mod config;
@@ -12,18 +13,20 @@ pub mod format;
 pub mod freshness;
 pub mod grace;
 mod memory;
+mod own;
 pub mod pass_headers;
 pub mod retry;
 pub mod stale;
 pub mod status;
 pub mod targeted;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 pub use config::Config;
 use entry::{Image, Negative};
 use expiry::Expiry;
 use memory::Memory;
+use own::Own;
 
 use crate::moment::Moment;
 use crate::ticket::Ticket;
@@ -31,10 +34,21 @@ use crate::ticket::Ticket;
 /// Bytes for remembered refusals (S17).
 const NEGATIVE_CAPACITY: u64 = 16 * 1024 * 1024;
 
-/// Both stores.
+/// The share of `cache.memory` that own tickets have, where there can be any: one part of so many.
+pub const OWN_SHARE: u64 = 2;
+
+/// All stores.
 pub struct Cache {
     images: Memory<Arc<Image>>,
+    own: Option<Owned>,
     negatives: Memory<Negative>,
+}
+
+/// Own tickets and their images. Whoever stores an image holds the tickets' lock while it does, so that an image is never put
+/// among strangers' while its ticket is learned. Looking up takes no lock: an image that moves is in both stores for a moment.
+struct Owned {
+    tickets: RwLock<Own>,
+    images: Memory<Arc<Image>>,
 }
 
 /// What is known of a ticket.
@@ -72,9 +86,37 @@ pub struct Fullness {
 }
 
 impl Cache {
-    /// An empty cache. `on_evict` is called for each image that goes for want of room.
+    /// An empty cache without own tickets. `on_evict` is called for each image that goes for want of room.
     pub fn new(config: &Config, on_evict: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { images: Memory::new(config.memory, on_evict), negatives: Memory::new(NEGATIVE_CAPACITY, || {}) }
+        let negatives = Memory::new(NEGATIVE_CAPACITY, || {});
+        Self { images: Memory::new(config.memory, on_evict), own: None, negatives }
+    }
+
+    /// An empty cache for at most `most` own tickets, whose images have half of the room.
+    pub fn with_own(config: &Config, most: usize, on_evict: impl Fn() + Clone + Send + Sync + 'static) -> Self {
+        let share = config.memory / OWN_SHARE;
+        let rest = Config { memory: config.memory - share, ..config.clone() };
+        let owned = Owned { tickets: RwLock::new(Own::new(most)), images: Memory::new(share, on_evict.clone()) };
+        Self { own: Some(owned), ..Self::new(&rest, on_evict) }
+    }
+
+    /// Takes `ticket` as own, with the end of its life as far as it is known: an image that is held moves to the store of own
+    /// ones and ends no later (S20), and a remembered refusal is out of date. Without own tickets nothing happens.
+    pub fn learn(&self, ticket: &Ticket, expiry: Option<Expiry>, now: Moment) {
+        let Some(own) = &self.own else { return };
+        self.negatives.remove(ticket.canonical());
+        let mut tickets = own.tickets.write().unwrap_or_else(PoisonError::into_inner);
+        let expiry = tickets.learn(ticket, expiry, now);
+        if let Some(image) = self.image(ticket.canonical()) {
+            // Into the one before out of the other: whoever looks just now finds it.
+            put(&own.images, ticket, &capped(image, expiry), now);
+            self.images.remove(ticket.canonical());
+        }
+    }
+
+    /// Whether `ticket` is own.
+    pub fn is_own(&self, ticket: &Ticket, now: Moment) -> bool {
+        self.own.as_ref().is_some_and(|own| own.tickets().holds(ticket, now))
     }
 
     /// What is known of `ticket` now.
@@ -103,30 +145,44 @@ impl Cache {
 
     /// The image of `ticket`, fresh or stale, unless its ticket's life is over.
     pub fn stored(&self, ticket: &Ticket, now: Moment) -> Option<Arc<Image>> {
-        self.images.get(ticket.canonical()).filter(|image| !image.has_ended(now))
+        self.image(ticket.canonical()).filter(|image| !image.has_ended(now))
     }
 
-    /// When the life of `ticket` ends, as far as an entry remembers; asked for entries that have ended too.
+    /// Strangers' first: there, an own ticket costs one look in vain, and without own tickets nobody pays.
+    fn image(&self, key: &str) -> Option<Arc<Image>> {
+        self.images.get(key).or_else(|| self.own.as_ref()?.images.get(key))
+    }
+
+    /// When the life of `ticket` ends, as far as it was learned or an entry remembers; asked for entries that have ended too.
     pub fn expiry(&self, ticket: &Ticket) -> Option<Expiry> {
-        self.images.get(ticket.canonical()).and_then(|image| image.expiry)
+        let learned = self.own.as_ref().and_then(|own| own.tickets().get(ticket)?.expiry);
+        Expiry::earliest([learned, self.image(ticket.canonical()).and_then(|image| image.expiry)])
     }
 
-    /// Keeps `image` while it can be of use.
-    pub fn keep_image(&self, ticket: &Ticket, image: Arc<Image>, now: Moment) {
+    /// Keeps `image` while it can be of use, and returns it as it is kept: its ticket may have been learned in the meantime.
+    pub fn keep_image(&self, ticket: &Ticket, image: Arc<Image>, now: Moment) -> Arc<Image> {
         self.negatives.remove(ticket.canonical());
-        let (bytes, useful_for) = (image.bytes(), image.useful_for(now));
-        self.images.put(Arc::clone(ticket.key()), image, bytes, useful_for);
+        // Held until the image is stored: whoever learns of the ticket next finds it.
+        let tickets = self.own.as_ref().map(Owned::tickets);
+        let known = tickets.as_ref().and_then(|tickets| tickets.get(ticket));
+        let image = capped(image, known.and_then(|known| known.expiry));
+        let store = self.own.as_ref().filter(|_| known.is_some()).map_or(&self.images, |own| &own.images);
+        put(store, ticket, &image, now);
+        image
     }
 
     /// Forgets an image that must not be shown any more.
     pub fn forget_image(&self, ticket: &Ticket) {
         self.images.remove(ticket.canonical());
+        if let Some(own) = &self.own {
+            own.images.remove(ticket.canonical());
+        }
     }
 
     /// Remembers a refusal; the image that it contradicts goes (S24).
     pub fn keep_negative(&self, ticket: &Ticket, negative: Negative, now: Moment) {
         if matches!(negative.instead, entry::Instead::Unknown(_)) {
-            self.images.remove(ticket.canonical());
+            self.forget_image(ticket);
         }
         let (bytes, useful_for) = (negative.bytes(), negative.until.since(now.tick));
         self.negatives.put(Arc::clone(ticket.key()), negative, bytes, useful_for);
@@ -136,9 +192,23 @@ impl Cache {
     pub fn tend(&self) {
         self.images.tend();
         self.negatives.tend();
+        if let Some(own) = &self.own {
+            own.images.tend();
+        }
     }
 
-    /// How full the store of images is.
+    /// How many tickets are own.
+    pub fn own_tickets(&self) -> u64 {
+        self.own.as_ref().map_or(0, |own| own.tickets().len() as u64)
+    }
+
+    /// How full the store of own tickets' images is.
+    pub fn own_images(&self) -> Fullness {
+        let images = self.own.as_ref().map(|own| &own.images);
+        Fullness { entries: images.map_or(0, Memory::entries), bytes: images.map_or(0, Memory::weight) }
+    }
+
+    /// How full the store of all other images is.
     pub fn images(&self) -> Fullness {
         Fullness { entries: self.images.entries(), bytes: self.images.weight() }
     }
@@ -146,5 +216,147 @@ impl Cache {
     /// How full the store of refusals is.
     pub fn negatives(&self) -> Fullness {
         Fullness { entries: self.negatives.entries(), bytes: self.negatives.weight() }
+    }
+}
+
+impl Owned {
+    /// A panic under the lock leaves the tickets usable: at worst one is in the order and not among them.
+    fn tickets(&self) -> RwLockReadGuard<'_, Own> {
+        self.tickets.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn put(images: &Memory<Arc<Image>>, ticket: &Ticket, image: &Arc<Image>, now: Moment) {
+    images.put(Arc::clone(ticket.key()), Arc::clone(image), image.bytes(), image.useful_for(now));
+}
+
+/// `image`, ending no later than `expiry`.
+fn capped(image: Arc<Image>, expiry: Option<Expiry>) -> Arc<Image> {
+    let sooner = Expiry::earliest([image.expiry, expiry]);
+    if sooner == image.expiry { image } else { Arc::new(image.ending(sooner)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderValue, header};
+
+    use super::directives::Directives;
+    use super::entry::{Instead, Life, Passed};
+    use super::format::Format;
+    use super::freshness::{Exchange, Freshness};
+    use super::grace::Grace;
+    use super::*;
+    use crate::moment::{Tick, Wall};
+
+    const IMAGE: usize = 10_000;
+
+    fn at(seconds: u64) -> Moment {
+        let tick = Tick::from_start(Duration::from_secs(seconds));
+        Moment { wall: Wall::from_unix(1_700_000_000) + tick.since_start(), tick }
+    }
+
+    fn within(seconds: u64) -> Option<Expiry> {
+        (seconds > 0).then(|| Expiry::after(Duration::from_secs(seconds), at(0), 0))
+    }
+
+    fn ticket(number: u32) -> Ticket {
+        Ticket::from_text(&format!("ticket{number}")).unwrap()
+    }
+
+    /// An image for a week, of a ticket without a known end.
+    fn image() -> Arc<Image> {
+        let headers = HeaderMap::from_iter([(header::CACHE_CONTROL, HeaderValue::from_static("max-age=604800"))]);
+        let said = Directives::of(&headers);
+        let freshness = Freshness::of(&headers, &said, Exchange { asked: at(0), answered: at(0) }, Duration::ZERO);
+        let life = Life { said, freshness, grace: Grace::NONE, expiry: None };
+        Arc::new(Image::new(Bytes::from(vec![0; IMAGE]), Format::Jpeg, &headers, &life))
+    }
+
+    fn cache() -> Cache {
+        Cache::with_own(&Config { memory: 1024 * 1024, ..Config::default() }, 10, || {})
+    }
+
+    fn entries(cache: &Cache) -> (u64, u64) {
+        cache.tend();
+        (cache.own_images().entries, cache.images().entries)
+    }
+
+    #[test]
+    fn what_is_stored_after_its_ticket_was_learned_ends_with_it() {
+        let cache = cache();
+        cache.learn(&ticket(0), within(60), at(0));
+        // As by a fill that was judged just before.
+        let kept = cache.keep_image(&ticket(0), image(), at(1));
+        assert_eq!(kept.expiry, within(60), "those who wait are told as well");
+        assert_eq!(entries(&cache), (1, 0));
+        assert!(cache.answer(&ticket(0), at(59)).is_some());
+        assert!(cache.answer(&ticket(0), at(60)).is_none());
+        assert_eq!(cache.expiry(&ticket(0)), within(60));
+    }
+
+    #[test]
+    fn what_is_stored_before_moves_and_ends_with_its_ticket() {
+        let cache = cache();
+        cache.keep_image(&ticket(0), image(), at(0));
+        assert_eq!(entries(&cache), (0, 1));
+        cache.learn(&ticket(0), None, at(0));
+        cache.learn(&ticket(0), within(60), at(0));
+        assert_eq!(entries(&cache), (1, 0));
+        assert!(cache.answer(&ticket(0), at(60)).is_none());
+        cache.learn(&ticket(1), None, at(0));
+        assert!(
+            cache.is_own(&ticket(1), at(0)) && !cache.is_own(&ticket(0), at(60)) && !cache.is_own(&ticket(2), at(0))
+        );
+    }
+
+    #[test]
+    fn a_new_ticket_is_unknown_no_more_and_what_is_forgotten_is_in_no_store() {
+        let cache = cache();
+        let passed = Passed::new(http::StatusCode::NOT_FOUND, &HeaderMap::new(), None);
+        let unknown = Negative { instead: Instead::Unknown(Arc::new(passed)), until: Tick::NEVER };
+        cache.keep_negative(&ticket(0), unknown.clone(), at(0));
+        cache.learn(&ticket(0), None, at(0));
+        assert!(matches!(cache.lookup(&ticket(0), at(0)), Known::Nothing));
+        cache.keep_image(&ticket(0), image(), at(0));
+        cache.keep_negative(&ticket(0), unknown, at(0));
+        assert!(cache.stored(&ticket(0), at(0)).is_none(), "a 404 removes an own image too");
+    }
+
+    #[test]
+    fn neither_store_takes_the_others_room() {
+        let cache = cache();
+        for number in 0..5 {
+            cache.learn(&ticket(number), None, at(0));
+            cache.keep_image(&ticket(number), image(), at(0));
+        }
+        for number in 100..1000 {
+            cache.keep_image(&ticket(number), image(), at(0));
+            cache.tend();
+        }
+        assert_eq!(entries(&cache).0, 5);
+        assert!(cache.images().bytes <= 512 * 1024 && entries(&cache).1 > 30);
+    }
+
+    #[test]
+    fn without_own_tickets_nothing_is_learned() {
+        let cache = Cache::new(&Config::default(), || {});
+        cache.learn(&ticket(0), within(60), at(0));
+        assert!(!cache.is_own(&ticket(0), at(0)) && cache.expiry(&ticket(0)).is_none());
+    }
+
+    #[test]
+    fn storing_and_learning_at_once_never_leaves_an_image_without_its_end() {
+        for number in 0..500 {
+            let cache = cache();
+            std::thread::scope(|scope| {
+                scope.spawn(|| cache.keep_image(&ticket(number), image(), at(0)));
+                scope.spawn(|| cache.learn(&ticket(number), within(60), at(0)));
+            });
+            let image = cache.stored(&ticket(number), at(0)).expect("it is stored");
+            assert_eq!(image.expiry, within(60));
+        }
     }
 }

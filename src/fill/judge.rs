@@ -48,7 +48,7 @@ pub struct Known<'a> {
     pub facts: Option<&'a Facts>,
     /// Its image, when one is held.
     pub stored: Option<&'a Image>,
-    /// The deadline that was set for it before.
+    /// The deadline that others know: what was learned of it, and what was set for it before.
     pub expiry: Option<Expiry>,
 }
 
@@ -151,7 +151,8 @@ fn life(
 ) -> Life {
     let freshness = Freshness::of(headers, &said, exchange, rules.default_ttl);
     let stated = known.facts.and_then(Facts::expires);
-    let expiry = stated.map(|stated| Expiry::new(stated, bench.now, bench.skew_millis).no_later_than(known.expiry));
+    let stated = stated.map(|stated| Expiry::new(stated, bench.now, bench.skew_millis));
+    let expiry = Expiry::earliest([stated, known.expiry]);
     Life { said, freshness, grace: Grace::of(&said.shared, rules.grace), expiry }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! A fill is a task of its own on the origin's runtime: admit → fetch → judge → store → free the ticket → tell those who
 //! wait. A client that hangs up neither cancels nor restarts it. It ends by its own deadlines, or with the process.
+//!
+//! What is learned of own tickets (by the relay) comes in here too: the end of their lives by the origin's clock, and the wish
+//! to have their images before somebody asks.
 
 mod flight;
 pub mod judge;
@@ -23,6 +26,19 @@ use crate::metrics::Metrics;
 use crate::moment::Moment;
 use crate::origin::{Failure, Fetched, Origin};
 use crate::ticket::Ticket;
+
+/// A ticket that was made just now may not be known everywhere at WeChat yet: a prefetch that meets a 404 asks once more,
+/// after so long.
+const PREFETCH_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// What a fill is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Somebody asks for the image, or has asked before.
+    Asked,
+    /// Somebody is going to ask.
+    Prefetch,
+}
 
 /// Starts fills and lets others join them.
 pub struct Fills {
@@ -93,12 +109,16 @@ impl Fills {
 
     /// Joins or starts the fill of `ticket`, unless the cache has it by now.
     pub fn join_or_start(&self, ticket: &Ticket) -> Joined {
+        self.join_or_start_for(Purpose::Asked, ticket)
+    }
+
+    fn join_or_start_for(&self, purpose: Purpose, ticket: &Ticket) -> Joined {
         let look = || self.filler.cache.answer(ticket, self.filler.clock.now());
         match self.flights.join_or_start(ticket.key(), look) {
             Boarding::Found(found) => Joined::Found(found),
             Boarding::Joined(seat) => Joined::Filling(Filling::joined(seat)),
             Boarding::Start(permit, seat) => {
-                self.runtime.spawn(Arc::clone(&self.filler).run(ticket.clone(), permit));
+                self.runtime.spawn(Arc::clone(&self.filler).run(purpose, ticket.clone(), permit));
                 Joined::Filling(Filling { seat: Some(seat), collapsed: false })
             }
             Boarding::Full => Joined::Filling(Filling { seat: None, collapsed: false }),
@@ -110,7 +130,22 @@ impl Fills {
         drop(self.join_or_start(ticket));
     }
 
-    /// Whether `ticket` says that its life is over.
+    /// Has `ticket`, which was made just now, filled before somebody asks, unless its image is held or under way. Spends the
+    /// origin's budget alone (S13). A 404 is not remembered.
+    pub fn prefetch(&self, ticket: &Ticket) {
+        drop(self.join_or_start_for(Purpose::Prefetch, ticket));
+    }
+
+    /// Takes `ticket` as own. Its life ends `lifetime` from now, when the ticket itself does not say earlier; `None` is not
+    /// known. Applies to an image that is held and to a fill under way (S20).
+    pub fn learn(&self, ticket: &Ticket, lifetime: Option<Duration>) {
+        let Filler { cache, clock, origin, .. } = &*self.filler;
+        let now = clock.now();
+        let learned = lifetime.map(|lifetime| Expiry::after(lifetime, now, origin.skew_millis()));
+        cache.learn(ticket, Expiry::earliest([learned, self.filler.stated(ticket, now)]), now);
+    }
+
+    /// Whether the life of `ticket` is over, as far as anybody knows.
     pub fn is_over(&self, ticket: &Ticket) -> bool {
         self.filler.is_over(ticket)
     }
@@ -152,10 +187,14 @@ impl Filled {
 }
 
 impl Filler {
-    async fn run(self: Arc<Self>, ticket: Ticket, permit: Permit<Filled>) {
+    async fn run(self: Arc<Self>, purpose: Purpose, ticket: Ticket, permit: Permit<Filled>) {
         let attempt = Attempt { filler: &self, ticket: &ticket };
-        let filled = self.fill(&ticket).await.unwrap_or_else(Filled::unasked);
-        self.keep(&ticket, &filled.verdict);
+        let filled = match purpose {
+            Purpose::Asked => self.fill(&ticket).await,
+            Purpose::Prefetch => self.fill_soon(&ticket).await,
+        };
+        let Filled { verdict, origin_took } = filled.unwrap_or_else(Filled::unasked);
+        let filled = Filled { verdict: self.keep(purpose, &ticket, verdict), origin_took };
         std::mem::forget(attempt);
         self.metrics.filled(filled.verdict.not_stored());
         permit.land(filled);
@@ -173,6 +212,16 @@ impl Filler {
             return self.ask(ticket, None, &Validators::default()).await;
         }
         Ok(filled)
+    }
+
+    /// Whoever joins in the meantime waits for the second answer.
+    async fn fill_soon(&self, ticket: &Ticket) -> Result<Filled, Failure> {
+        let first = self.fill(ticket).await?;
+        if !matches!(first.verdict, Verdict::Unknown(_)) {
+            return Ok(first);
+        }
+        tokio::time::sleep(PREFETCH_AGAIN_AFTER).await;
+        self.fill(ticket).await
     }
 
     async fn admit(&self, ticket: &Ticket) -> Result<(), Failure> {
@@ -195,12 +244,22 @@ impl Filler {
         Ok(Filled { verdict, origin_took: Some(took) })
     }
 
-    /// Stores before the ticket is free again.
-    fn keep(&self, ticket: &Ticket, verdict: &Verdict) {
+    /// Stores before the ticket is free again, and returns what those who wait are told.
+    fn keep(&self, purpose: Purpose, ticket: &Ticket, verdict: Verdict) -> Verdict {
         self.faults.strike(Stage::Store);
         let now = self.clock.now();
         match verdict {
-            Verdict::Image(image, Storable::Yes) => self.cache.keep_image(ticket, Arc::clone(image), now),
+            Verdict::Image(image, Storable::Yes) => {
+                return Verdict::Image(self.cache.keep_image(ticket, image, now), Storable::Yes);
+            }
+            Verdict::Unknown(_) if purpose == Purpose::Prefetch => self.cache.forget_image(ticket),
+            _ => self.keep_other(ticket, &verdict, now),
+        }
+        verdict
+    }
+
+    fn keep_other(&self, ticket: &Ticket, verdict: &Verdict, now: Moment) {
+        match verdict {
             Verdict::Image(image, Storable::ShowOnly(judge::EXPIRED)) if self.rules.remember_late => {
                 self.cache.forget_image(ticket);
                 let until = now.tick + self.rules.negative_ttl;
@@ -214,11 +273,17 @@ impl Filler {
         }
     }
 
-    /// Whether the ticket says that its life is over, by the origin's clock.
+    /// Whether the ticket's life is over: by its own word and the origin's clock, or by what was learned.
     fn is_over(&self, ticket: &Ticket) -> bool {
-        let Some(end) = ticket.facts().and_then(|facts| facts.expires()) else { return false };
         let now = self.clock.now();
-        Expiry::new(end, now, self.origin.skew_millis()).no_later_than(self.cache.expiry(ticket)).is_over(now)
+        let known = [self.stated(ticket, now), self.cache.expiry(ticket)];
+        Expiry::earliest(known).is_some_and(|expiry| expiry.is_over(now))
+    }
+
+    /// When the ticket's life ends, as it says itself.
+    fn stated(&self, ticket: &Ticket, now: Moment) -> Option<Expiry> {
+        let end = ticket.facts()?.expires()?;
+        Some(Expiry::new(end, now, self.origin.skew_millis()))
     }
 
     /// A stale image stays, and is not refreshed again at once.
