@@ -67,6 +67,8 @@ pub async fn serve(admin: Arc<Admin<impl Operated>>, listener: TcpListener) -> i
 }
 
 impl<T: Operated> Answers for Admin<T> {
+    type Body = Full<Bytes>;
+
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         match guard::admit(&self.server.rules(), request.method(), request.uri(), request.headers()) {
             Ok(()) => self.route(&request).await,

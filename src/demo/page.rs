@@ -166,6 +166,8 @@ impl Page {
 }
 
 impl Answers for Page {
+    type Body = Full<Bytes>;
+
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut refusal = answer(StatusCode::METHOD_NOT_ALLOWED, PLAIN, "the demo takes GET and HEAD\n");

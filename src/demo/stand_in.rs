@@ -172,6 +172,8 @@ impl StandIn {
 }
 
 impl Answers for StandIn {
+    type Body = Full<Bytes>;
+
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         match request.uri().path() {
             CREATE => self.json(self.create(request).await.unwrap_or_else(Objection::told)),

@@ -1,23 +1,28 @@
-//! A small HTTP/1.1 server for a few known peers: the operator's listener, and the demo's made-up neighbours. It keeps the
-//! bounds (connections, heads, the time they may take); what is answered is its owner's to say.
+//! A small HTTP/1.1 server for a few known peers: the operator's listener, the relay's, and the demo's made-up neighbours. It
+//! keeps the bounds (connections, heads, the time they may take) and the end (S38); what is answered is its owner's to say.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::TcpListener;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::Full;
+use http::{HeaderValue, Request, Response, header};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
+
+use super::connection::{MAX_HEAD, MAX_HEADERS};
+use super::drain::Drain;
 
 /// For a head, and for an idle connection: scrapers come back every half minute or so.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -25,46 +30,132 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 const LIFE: Duration = Duration::from_secs(600);
 /// For the answer that is under way at its end.
 const LAST_ANSWER: Duration = Duration::from_secs(30);
+/// How long an idle connection may still send a request after the listener is gone (S38).
+const LAST_REQUEST: Duration = Duration::from_secs(2);
 /// Accepting rests this long after it failed.
 const REST: Duration = Duration::from_millis(100);
+/// Connections that the kernel may hold for us are no more than this.
+const MOST_QUEUED: usize = 4096;
 
 /// Somebody who answers requests.
 pub trait Answers: Send + Sync + 'static {
-    /// Answers `request`.
-    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+    /// What is sent after a head.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+
+    /// Answers `request`. Dropped when the client hangs up.
+    fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
 /// Lets `owner` answer what comes to `listener`, over at most `connections` at once; further ones wait in the kernel's
 /// queue. Ends with its runtime.
 pub async fn serve(owner: Arc<impl Answers>, listener: TcpListener, connections: usize) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    serve_until(owner, listener, connections, Drain::default()).await.map(drop)
+}
+
+/// The same until `drain`: answers then close their connections; with the public listeners this one closes, when its queue is
+/// empty; what is under way is finished. Returns how many connections were left when the drain was over, which are cut.
+pub async fn serve_until(
+    owner: Arc<impl Answers>,
+    listener: TcpListener,
+    connections: usize,
+    drain: Drain,
+) -> io::Result<usize> {
     let places = Arc::new(Semaphore::new(connections));
-    loop {
-        let place = Arc::clone(&places).acquire_owned().await.expect("the semaphore is never closed");
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(REST).await;
-            continue;
-        };
-        let owner = Arc::clone(&owner);
-        // Ends by its own deadlines, or with the runtime.
-        tokio::spawn(async move {
+    let door = Door { owner, places, drain, tracker: TaskTracker::new(), cut: Arc::default() };
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    tokio::select! {
+        biased;
+        () = door.drain.listener_gone() => {}
+        // A second signal may end the drain before the listeners are gone.
+        () = door.drain.over() => {}
+        () = door.stand_open(&listener) => {}
+    }
+    tokio::select! {
+        () = door.drain.over() => {}
+        emptied = door.empty(listener.into_std()?) => emptied?,
+    }
+    door.tracker.close();
+    door.tracker.wait().await;
+    Ok(door.cut.load(Ordering::Relaxed))
+}
+
+struct Door<T> {
+    owner: Arc<T>,
+    places: Arc<Semaphore>,
+    drain: Drain,
+    tracker: TaskTracker,
+    /// Connections that the end of the drain cut.
+    cut: Arc<AtomicUsize>,
+}
+
+impl<T: Answers> Door<T> {
+    async fn stand_open(&self, listener: &tokio::net::TcpListener) {
+        loop {
+            let place = self.place().await;
+            match listener.accept().await {
+                Ok((stream, _)) => self.welcome(stream, place),
+                Err(_) => sleep(REST).await,
+            }
+        }
+    }
+
+    /// The kernel is asked itself: the runtime may not have heard yet of the last connection.
+    async fn empty(&self, listener: TcpListener) -> io::Result<()> {
+        for _ in 0..MOST_QUEUED {
+            let place = self.place().await;
+            let Ok((stream, _)) = listener.accept() else { break };
+            stream.set_nonblocking(true)?;
+            self.welcome(TcpStream::from_std(stream)?, place);
+        }
+        Ok(())
+    }
+
+    async fn place(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    fn welcome(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+        let (owner, drain, cut) = (Arc::clone(&self.owner), self.drain.clone(), Arc::clone(&self.cut));
+        // Answers are written whole: waiting for more to send would only delay them.
+        let _ = stream.set_nodelay(true);
+        // Ends by its own deadlines, when the drain is over, or with the runtime.
+        self.tracker.spawn(async move {
             let _place = place;
-            if let Err(error) = converse(&*owner, stream).await {
-                tracing::debug!(%error, "a connection broke");
+            tokio::select! {
+                ended = converse(&*owner, stream, &drain) => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection broke");
+                    }
+                }
+                () = drain.over() => drop(cut.fetch_add(1, Ordering::Relaxed)),
             }
         });
     }
 }
 
 /// A peer that stops reading an answer has no deadline of its own; the connection as a whole has.
-async fn converse(owner: &impl Answers, stream: TcpStream) -> hyper::Result<()> {
-    let answer = |request| async { Ok::<_, Infallible>(owner.answer(request).await) };
+async fn converse<T: Answers>(owner: &T, stream: TcpStream, drain: &Drain) -> hyper::Result<()> {
+    let answer = |request| async {
+        let mut response = owner.answer(request).await;
+        if drain.is_announced() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok::<_, Infallible>(response)
+    };
     let mut http1 = http1::Builder::new();
+    http1.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD);
     http1.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).title_case_headers(true);
     let mut connection = pin!(http1.serve_connection(TokioIo::new(stream), service_fn(answer)));
-    if let Ok(ended) = timeout(LIFE, connection.as_mut()).await {
-        return ended;
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = sleep(LIFE) => {}
+        () = last_request_due(drain) => {}
     }
     connection.as_mut().graceful_shutdown();
     timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
+}
+
+async fn last_request_due(drain: &Drain) {
+    drain.listener_gone().await;
+    sleep(LAST_REQUEST).await;
 }
