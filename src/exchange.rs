@@ -57,7 +57,7 @@ impl Records {
     }
 
     /// The client's own id when it is one, else a new one.
-    fn request_id(&self, brought: Option<&HeaderValue>) -> HeaderValue {
+    pub fn request_id(&self, brought: Option<&HeaderValue>) -> HeaderValue {
         if let Some(id) = brought.filter(|id| is_id(id.as_bytes())) {
             return id.clone();
         }

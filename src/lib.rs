@@ -13,6 +13,7 @@
 //! | [`origin`] | WeChat: one request template, deadlines, a circuit |
 //! | [`reply`], [`respond`] | the answer and its record |
 //! | [`forward`] | every other path: the app behind us |
+//! | [`relay`] | the app's own calls of WeChat, from which tickets are learned |
 //!
 //! Around it: [`app`] puts the parts together, [`config`] reads what they need, [`admin`] lets an operator look,
 //! [`mod@log`] and [`metrics`] tell, [`demo`] plays WeChat and [`cli`] reads the command line. [`moment`] and [`clock`] are
@@ -41,6 +42,7 @@ pub mod origin;
 mod outbound;
 pub mod peer;
 pub mod proxy;
+pub mod relay;
 pub mod reply;
 pub mod respond;
 pub mod route;

@@ -29,6 +29,7 @@ use crate::log::{Control, START};
 use crate::metrics::Metrics;
 use crate::origin::BadCaFile;
 use crate::proxy::{Proxy, Shared};
+use crate::relay::{self, Relay};
 use crate::server::connection::Connections;
 use crate::server::drain::{Drain, Times};
 use crate::server::listener::{Door, Entrance, Listener};
@@ -55,6 +56,7 @@ pub struct App {
     tls: Option<Arc<Tls>>,
     renewal: Option<Arc<Mutex<Renewal>>>,
     admin: Option<TcpListener>,
+    relay: Option<TcpListener>,
     addresses: Addresses,
     background: Runtime,
     shared: Arc<Shared>,
@@ -72,6 +74,8 @@ pub struct Addresses {
     pub redirect: Option<SocketAddr>,
     /// For the operator.
     pub admin: Option<SocketAddr>,
+    /// For the app's calls of WeChat's API.
+    pub relay: Option<SocketAddr>,
 }
 
 /// What surrounds an app; tests turn the clock and prepare faults.
@@ -121,7 +125,8 @@ impl App {
         let certificate = certificate(&config.server.tls)?;
         let listeners = listeners(&config.server)?;
         let admin = config.admin.listen.map(|address| bind("admin.listen", address)).transpose()?;
-        let addresses = Addresses::of(&listeners, admin.as_ref()).map_err(StartError::System)?;
+        let relay = config.relay.listen.map(|address| bind("relay.listen", address)).transpose()?;
+        let addresses = Addresses::of(&listeners, admin.as_ref(), relay.as_ref()).map_err(StartError::System)?;
         let connections = config.server.max_connections;
         let tls = certificate.clone().zip(addresses.tls);
         let tls = tls.map(|(certificate, at)| Arc::new(Tls::new(certificate, connections, at.port())));
@@ -129,7 +134,7 @@ impl App {
         let ground = Ground { around: surroundings, metrics: Metrics::new() };
         let renewal = certificate.map(|certificate| ground.renewal(&config, certificate));
         let shared = Arc::new(ground.share(&config, &background).map_err(StartError::CaFile)?);
-        Ok(Self { config, listeners, tls, renewal, admin, addresses, background, shared, ground })
+        Ok(Self { config, listeners, tls, renewal, admin, relay, addresses, background, shared, ground })
     }
 
     /// Where the listeners are; ports that were 0 have their number.
@@ -149,11 +154,12 @@ impl App {
     pub fn start(self) -> Result<Running, StartError> {
         let server = &self.config.server;
         let drain = Drain::new(Times { delay: server.drain_delay, whole: server.drain });
-        let services = self.services(&drain)?;
+        let records = Records::new(Arc::clone(&self.ground.metrics), self.ground.around.clock.clone());
+        let services = self.services(&drain, &records)?;
         let (workers, threads) = Workers::start(&services).map_err(StartError::System)?;
         let trust = self.shared.trust.clone();
         let places = Places::new(server.max_connections, server.max_connections_per_client, trust);
-        let Self { config, listeners, renewal, admin, addresses, background, shared, ground, .. } = self;
+        let Self { config, listeners, renewal, admin, relay, addresses, background, shared, ground, .. } = self;
         let metrics = Arc::clone(&ground.metrics);
         let door = Door { places: Arc::clone(&places), workers, metrics: Arc::clone(&metrics) };
         background.spawn(listener::accept(listeners, door, drain.clone()));
@@ -162,8 +168,13 @@ impl App {
         if let Some(renewal) = renewal.clone() {
             background.spawn(renewal::watch(renewal, ground.around.certificate_poll));
         }
-        let (in_force, sources) = (Mutex::new(config), ground.around.sources.clone());
         let shared = Arc::new(ArcSwap::new(shared));
+        let relaying = relay.map(|listener| {
+            let relay = relay_of(&config, &shared, records, &metrics)?;
+            Ok(background.spawn(relay::serve(Arc::new(relay), listener, drain.clone())))
+        });
+        let relaying = relaying.transpose()?;
+        let (in_force, sources) = (Mutex::new(config), ground.around.sources.clone());
         let reload = Reload { in_force, sources, ground, shared, services, places, drain: drain.clone(), renewal };
         let reload = Arc::new(reload);
         if let Some(listener) = admin {
@@ -171,17 +182,16 @@ impl App {
             background.spawn(admin::serve(Arc::new(admin), listener));
         }
         announce(addresses);
-        Ok(Running::new(addresses, drain, threads, reload, metrics, background))
+        Ok(Running::new(addresses, drain, threads, relaying, reload, metrics, background))
     }
 
-    fn services(&self, drain: &Drain) -> Result<Vec<Service>, StartError> {
+    fn services(&self, drain: &Drain, records: &Arc<Records>) -> Result<Vec<Service>, StartError> {
         let threads = std::thread::available_parallelism().map_err(StartError::System)?.get();
         let metrics = &self.ground.metrics;
-        let records = Records::new(Arc::clone(metrics), self.ground.around.clock.clone());
         let service = |_| {
             let forward = Forward::new(&self.config.forward, self.shared.via.clone()).map(Arc::new);
             let proxy = Proxy { shared: Arc::clone(&self.shared), forward };
-            let exchanges = Arc::new(Exchanges::new(proxy, Arc::clone(&records)));
+            let exchanges = Arc::new(Exchanges::new(proxy, Arc::clone(records)));
             let (timeouts, tls) = (self.config.server.timeouts, self.tls.clone());
             let drain = drain.for_thread();
             Arc::new(ArcSwap::from_pointee(Connections::new(exchanges, timeouts, drain, Arc::clone(metrics), tls)))
@@ -211,14 +221,15 @@ fn certificate(config: &server::tls::Config) -> Result<Option<Arc<Certificate>>,
 }
 
 impl Addresses {
-    fn of(listeners: &[Listener], admin: Option<&TcpListener>) -> io::Result<Self> {
+    fn of(listeners: &[Listener], admin: Option<&TcpListener>, relay: Option<&TcpListener>) -> io::Result<Self> {
         let of = |entrance| {
             let mut matching = listeners.iter().filter(move |listener| listener.entrance == entrance);
             matching.next().map(|listener| listener.socket.local_addr()).transpose()
         };
-        let admin = admin.map(TcpListener::local_addr).transpose()?;
+        let address = |listener: Option<&TcpListener>| listener.map(TcpListener::local_addr).transpose();
+        let (admin, relay) = (address(admin)?, address(relay)?);
         let (public, tls, redirect) = (of(Entrance::Clear)?, of(Entrance::Tls)?, of(Entrance::Redirect)?);
-        Ok(Self { public, tls, redirect, admin })
+        Ok(Self { public, tls, redirect, admin, relay })
     }
 }
 
@@ -230,13 +241,27 @@ fn background() -> io::Result<Runtime> {
         .build()
 }
 
+fn relay_of(
+    config: &Config,
+    shared: &Arc<ArcSwap<Shared>>,
+    records: Arc<Records>,
+    metrics: &Arc<Metrics>,
+) -> Result<Relay, StartError> {
+    if config.relay.listen.is_some_and(|listen| !listen.ip().to_canonical().is_loopback()) {
+        tracing::warn!("relay.listen is not on loopback: access tokens travel to it in the clear");
+    }
+    let (shared, metrics) = (Arc::clone(shared), Arc::clone(metrics));
+    let body_timeout = config.server.timeouts.body;
+    Relay::new(&config.relay, &config.origin, body_timeout, shared, records, metrics).map_err(StartError::CaFile)
+}
+
 /// Says where we listen, whatever the log level (S2).
 fn announce(addresses: Addresses) {
     let say = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |address| address.to_string());
     let (public, tls, admin) = (say(addresses.public), say(addresses.tls), say(addresses.admin));
-    let relay = tracing::field::display("off");
+    let relay = say(addresses.relay);
     let redirect = addresses.redirect.map(tracing::field::display);
-    tracing::info!(target: START, %public, %tls, redirect, %admin, relay, "listening");
+    tracing::info!(target: START, %public, %tls, redirect, %admin, %relay, "listening");
 }
 
 /// Ends with its runtime.

@@ -34,9 +34,13 @@ impl Ground {
     /// What all threads share at the start; fills run on `background`.
     pub(super) fn share(&self, config: &Config, background: &Runtime) -> Result<Shared, BadCaFile> {
         let evicted = Arc::clone(&self.metrics);
-        let cache = Arc::new(Cache::new(&config.cache, move || {
+        let on_evict = move || {
             evicted.evictions.inc();
-        }));
+        };
+        let cache = Arc::new(match config.relay.listen {
+            None => Cache::new(&config.cache, on_evict),
+            Some(_) => Cache::with_own(&config.cache, config.tickets.max_own, on_evict),
+        });
         let limits = Arc::new(Limits::new(&config.limits, &self.around.clock));
         let origin = Arc::new(self.origin(config)?);
         let filler = self.filler(config, &cache, origin, &limits);

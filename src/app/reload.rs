@@ -23,8 +23,21 @@ use crate::server::tls::certificate::BadCertificate;
 use crate::server::tls::renewal::Renewal;
 use crate::server::workers::Service;
 
-/// Sockets, the size of the cache and the look of the log are made once.
-const NEEDS_RESTART: [&str; 6] = ["admin.listen", "cache.memory", "listen", "log.format", "tls.listen", "tls.redirect"];
+/// Sockets, the relay, the size of the cache and the look of the log are made once.
+const NEEDS_RESTART: [&str; 12] = [
+    "admin.listen",
+    "cache.memory",
+    "listen",
+    "log.format",
+    "relay.fallback",
+    "relay.forward",
+    "relay.listen",
+    "relay.prefetch",
+    "relay.url",
+    "tickets.max_own",
+    "tls.listen",
+    "tls.redirect",
+];
 
 /// Keys that mean nothing to a server that was started without TLS.
 const NEEDS_TLS: [&str; 2] = ["tls.cert", "tls.key"];
@@ -164,7 +177,8 @@ fn keep_what_needs_a_restart(config: &mut Config, was: &Config) {
         (server.tls.cert, server.tls.key) = (tls.cert.clone(), tls.key.clone());
     }
     config.admin.listen = was.admin.listen;
-    config.cache.memory = was.cache.memory;
+    config.relay = was.relay.clone();
+    (config.cache.memory, config.tickets.max_own) = (was.cache.memory, was.tickets.max_own);
     config.log.format = was.log.format;
 }
 
@@ -192,6 +206,10 @@ mod tests {
         (changed.server.listen, changed.server.tls.listen, changed.server.tls.redirect) = (address, address, address);
         (changed.server.tls.cert, changed.server.tls.key) = (Some("a".into()), Some("b".into()));
         (changed.admin.listen, changed.cache.memory) = (address, 1 << 20);
+        let relay = &mut changed.relay;
+        (relay.listen, relay.prefetch, relay.forward) = (address, false, crate::relay::config::Forwarded::All);
+        (relay.url, relay.fallback) = (relay.url.clone(), vec![relay.url.clone()]);
+        changed.tickets.max_own = 1;
         changed.log.format = crate::log::Format::Human;
         let mut keys = [&NEEDS_RESTART[..], &NEEDS_TLS].concat();
         keys.sort_unstable();

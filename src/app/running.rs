@@ -1,8 +1,10 @@
 //! A running app: what can be seen of it, and how it ends.
 
+use std::io;
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
 
 use super::Addresses;
 use super::reload::Reload;
@@ -16,10 +18,14 @@ pub struct Running {
     addresses: Addresses,
     drain: Drain,
     threads: Vec<Worker>,
+    relaying: Option<Relaying>,
     reload: Arc<Reload>,
     metrics: Arc<Metrics>,
     background: Option<Runtime>,
 }
+
+/// The relay at work; ends with how many connections were cut.
+type Relaying = JoinHandle<io::Result<usize>>;
 
 /// How serving ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,11 +41,12 @@ impl Running {
         addresses: Addresses,
         drain: Drain,
         threads: Vec<Worker>,
+        relaying: Option<Relaying>,
         reload: Arc<Reload>,
         metrics: Arc<Metrics>,
         background: Runtime,
     ) -> Self {
-        Self { addresses, drain, threads, reload, metrics, background: Some(background) }
+        Self { addresses, drain, threads, relaying, reload, metrics, background: Some(background) }
     }
 
     /// Where the listeners are.
@@ -92,7 +99,9 @@ impl Running {
 
     /// Waits for the drain to end: at most `drain` after it was announced.
     pub fn finish(mut self) -> Ending {
-        let cut = self.threads.drain(..).map(|worker| worker.join().unwrap_or(1)).sum();
+        let cut: usize = self.threads.drain(..).map(|worker| worker.join().unwrap_or(1)).sum();
+        let relaying = self.relaying.take().map(|relaying| self.wait_for(relaying));
+        let cut = cut + relaying.map_or(0, |ended| ended.map_or(1, |cut| cut.unwrap_or(0)));
         if cut == 0 { Ending::Clean } else { Ending::Cut(cut) }
     }
 }

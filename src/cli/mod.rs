@@ -24,6 +24,7 @@ const AFTER_HELP: &str = "\
 Examples:
   ticketgate demo                                     see it work, nothing else needed
   ticketgate --app http://127.0.0.1:3000              in front of an app, images from WeChat
+  ticketgate --relay-listen 127.0.0.1:9181            and learn tickets from the app's calls of WeChat's API
   ticketgate --config /etc/ticketgate/ticketgate.toml
   ticketgate check                                    is the configuration valid?
   ticketgate inspect TICKET                           what does a ticket say?
@@ -80,6 +81,9 @@ struct Options {
     /// Where the operator is served, or "off" [default: 127.0.0.1:9180].
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<String>,
+    /// Where the app makes its calls of WeChat's API, from which tickets are learned [default: off].
+    #[arg(long, value_name = "ADDRESS")]
+    relay_listen: Option<String>,
 }
 
 impl Options {
@@ -91,6 +95,7 @@ impl Options {
             app: self.app.or(before.app),
             origin: self.origin.or(before.origin),
             admin_listen: self.admin_listen.or(before.admin_listen),
+            relay_listen: self.relay_listen.or(before.relay_listen),
         }
     }
 
@@ -110,6 +115,7 @@ impl Options {
             ("--app", "app", self.app),
             ("--origin", "origin.url", self.origin),
             ("--admin-listen", "admin.listen", self.admin_listen),
+            ("--relay-listen", "relay.listen", self.relay_listen),
         ];
         let flag = |(name, key, value): (_, _, Option<String>)| value.map(|value| Flag { name, key, value });
         given.into_iter().filter_map(flag).collect()

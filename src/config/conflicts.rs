@@ -6,6 +6,7 @@ use http::Uri;
 
 use super::Config;
 use super::settings::Settings;
+use crate::cache::OWN_SHARE;
 use crate::origin;
 use crate::server::tls::certificate;
 
@@ -13,9 +14,14 @@ use crate::server::tls::certificate;
 pub(super) fn find(settings: &mut Settings, config: &Config) {
     deadlines(settings, config);
     addresses(settings, config);
-    let Config { cache, routes, origin, .. } = config;
-    if cache.max_image > cache.memory {
-        let text = "cache.max_image is more than cache.memory, so that an image could be too large to keep".to_owned();
+    let Config { cache, routes, origin, relay, .. } = config;
+    let (room, share) = match relay.listen {
+        None => (cache.memory, ""),
+        Some(_) => (cache.memory / OWN_SHARE, "half of "),
+    };
+    if cache.max_image > room {
+        let text =
+            format!("cache.max_image is more than {share}cache.memory, so that an image could be too large to keep");
         settings.conflict(&["cache.max_image", "cache.memory"], text);
     }
     if routes.health_path.as_ref().is_some_and(|path| routes.paths.contains(path)) {
@@ -64,13 +70,14 @@ fn deadlines(settings: &mut Settings, config: &Config) {
 
 /// The listeners that are on, by their keys.
 fn listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
-    let Config { server, admin, .. } = config;
+    let Config { server, admin, relay, .. } = config;
     let tls = &server.tls;
     let keys = [
         ("listen", server.listen),
         ("tls.listen", tls.listen),
         ("tls.redirect", tls.redirect),
         ("admin.listen", admin.listen),
+        ("relay.listen", relay.listen),
     ];
     keys.into_iter().filter_map(|(key, address)| Some((key, address?))).collect()
 }
@@ -92,22 +99,34 @@ fn addresses(settings: &mut Settings, config: &Config) {
 
 /// A proxy that asks itself would go on doing so for ever.
 fn loops(settings: &mut Settings, config: &Config) {
-    let Config { server, origin, forward, .. } = config;
+    let Config { server, relay, .. } = config;
     let tls = &server.tls;
-    for (key, listen) in [("listen", server.listen), ("tls.listen", tls.listen), ("tls.redirect", tls.redirect)] {
+    let ours = [
+        ("listen", server.listen),
+        ("tls.listen", tls.listen),
+        ("tls.redirect", tls.redirect),
+        ("relay.listen", relay.listen),
+    ];
+    for (key, listen) in ours {
         let Some(listen) = listen else { continue };
-        if leads_to(&origin.url, listen) {
-            let text = "origin.url is our own listener: every request would come back to us; name WeChat, or another \
-                        proxy"
-                .to_owned();
-            settings.conflict(&["origin.url", key], text);
-        }
-        if forward.app.as_ref().is_some_and(|app| leads_to(app, listen)) {
-            let text =
-                "app is our own listener: every request would come back to us; name the app's own address".to_owned();
-            settings.conflict(&["app", key], text);
+        for (setting, url, instead) in ways_out(config) {
+            if leads_to(&url, listen) {
+                let text =
+                    format!("{setting} is our own listener: every request would come back to us; name {instead}");
+                settings.conflict(&[setting, key], text);
+            }
         }
     }
+}
+
+/// Whom we ask, by the keys, and what to name instead of ourselves.
+fn ways_out(config: &Config) -> Vec<(&'static str, Uri, &'static str)> {
+    let Config { origin, forward, relay, .. } = config;
+    let app = forward.app.iter().map(|app| ("app", app.clone(), "the app's own address"));
+    let api = std::iter::once(("relay.url", relay.url.url(), "WeChat's API"));
+    let fallback = relay.fallback.iter().map(|host| ("relay.fallback", host.url(), "WeChat's API"));
+    let relayed = api.chain(fallback).filter(|_| relay.listen.is_some());
+    std::iter::once(("origin.url", origin.url.clone(), "WeChat, or another proxy")).chain(app).chain(relayed).collect()
 }
 
 fn collide(one: SocketAddr, other: SocketAddr) -> bool {

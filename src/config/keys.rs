@@ -7,12 +7,13 @@ use tracing::Level;
 
 use super::Config;
 use super::kind::{
-    address_or_off, app_url, boolean, budget, choice, count, duration, file, hosts, optional_path, origin_url,
-    pass_headers, paths, size, token, token_file, trusted, web_origins,
+    address_or_off, api_host, api_hosts, app_url, boolean, budget, choice, count, duration, file, hosts, optional_path,
+    origin_url, pass_headers, paths, size, token, token_file, trusted, web_origins,
 };
 use super::settings::Settings;
 use crate::limit::{ClientHeader, TellBudget};
 use crate::log::Format;
+use crate::relay::Forwarded;
 use crate::ticket::Expired;
 
 /// A deadline of zero would end everything before it began; one beyond an hour is none.
@@ -40,6 +41,7 @@ pub(super) fn read(from: &mut Settings, config: &mut Config) {
     from.set(&mut config.cors.allow_origins, "cors.allow_origins", web_origins);
     tls(from, config);
     admin(from, config);
+    relay(from, config);
     log(from, config);
 }
 
@@ -80,6 +82,7 @@ fn cache(from: &mut Settings, config: &mut Config) {
     from.set(&mut config.tickets.strict, "tickets.strict", boolean);
     let expired = [("ask", Expired::Ask), ("gone", Expired::Gone)];
     from.set(&mut config.tickets.expired, "tickets.expired", choice(&expired));
+    from.set(&mut config.tickets.max_own, "tickets.max_own", count(1..=100_000_000));
 }
 
 fn limits(from: &mut Settings, config: &mut Config) {
@@ -118,6 +121,16 @@ fn admin(from: &mut Settings, config: &mut Config) {
     from.set_secret(&mut admin.token, "admin.token", token);
     from.set(&mut admin.token_file, "admin.token_file", token_file);
     from.set(&mut admin.allow_hosts, "admin.allow_hosts", hosts);
+}
+
+fn relay(from: &mut Settings, config: &mut Config) {
+    let relay = &mut config.relay;
+    from.set(&mut relay.listen, "relay.listen", address_or_off);
+    from.set(&mut relay.url, "relay.url", api_host);
+    from.set(&mut relay.fallback, "relay.fallback", api_hosts);
+    let forwarded = [("create", Forwarded::Create), ("all", Forwarded::All)];
+    from.set(&mut relay.forward, "relay.forward", choice(&forwarded));
+    from.set(&mut relay.prefetch, "relay.prefetch", boolean);
 }
 
 fn log(from: &mut Settings, config: &mut Config) {

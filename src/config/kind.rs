@@ -13,6 +13,7 @@ use super::value::{Value, Wrong};
 use crate::admin::token::{Token, TokenFile};
 use crate::cache::pass_headers::{PassHeaders, barred};
 use crate::limit::{Policy, Trusted};
+use crate::relay::Host;
 
 fn wrong(is: impl Into<String>, valid: impl Into<String>) -> Wrong {
     Wrong { is: is.into(), valid: valid.into() }
@@ -229,6 +230,29 @@ pub(super) fn origin_url(value: &Value) -> Result<Uri, Wrong> {
         "\"https://\" (or \"http://\") and a host, such as \"https://mp.weixin.qq.com\"; a path replaces WeChat's own";
     let is_base = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none();
     url(value).filter(is_base).ok_or_else(|| wrong("is no URL of an origin", VALID))
+}
+
+/// A host of WeChat's API.
+pub(super) fn api_host(value: &Value) -> Result<Host, Wrong> {
+    host(value).ok_or_else(|| wrong("is no host of the API", API_HOST))
+}
+
+/// Hosts of WeChat's API, in the order in which they are tried.
+pub(super) fn api_hosts(value: &Value) -> Result<Vec<Host>, Wrong> {
+    const VALID: &str =
+        "a list of at most 8 hosts, such as [\"https://api2.weixin.qq.com\", \"https://sh.api.weixin.qq.com\"]";
+    let items = value.as_list().filter(|items| items.len() <= MOST_HOSTS);
+    all(&items.ok_or_else(|| wrong("is no list of so few hosts", VALID))?, host, VALID)
+}
+
+const API_HOST: &str = "\"https://\" (or \"http://\") and a host without a path, such as \"https://api.weixin.qq.com\"";
+
+/// WeChat publishes four; each may take `origin.connect_timeout`.
+const MOST_HOSTS: usize = 8;
+
+fn host(value: &Value) -> Option<Host> {
+    let is_web = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https"));
+    url(value).filter(is_web).as_ref().and_then(Host::of)
 }
 
 /// A URL with a host and without credentials.

@@ -41,6 +41,8 @@ pub struct Config {
     pub cors: crate::respond::CorsConfig,
     /// The operator's listener.
     pub admin: crate::admin::Config,
+    /// The app's calls of WeChat's API.
+    pub relay: crate::relay::Config,
     /// What is logged.
     pub log: crate::log::Config,
 }

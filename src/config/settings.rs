@@ -218,8 +218,8 @@ impl Settings {
 }
 
 /// The sections of the file. A table below one of them is a value.
-const SECTIONS: [&str; 10] =
-    ["origin", "forward", "cache", "tickets", "limits", "timeouts", "cors", "tls", "admin", "log"];
+const SECTIONS: [&str; 11] =
+    ["origin", "forward", "cache", "tickets", "limits", "timeouts", "cors", "tls", "admin", "relay", "log"];
 
 fn is_section(key: &str) -> bool {
     SECTIONS.contains(&key)

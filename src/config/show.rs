@@ -14,6 +14,7 @@ use crate::admin::token::{Token, TokenFile};
 use crate::cache::pass_headers::PassHeaders;
 use crate::limit::{ClientHeader, Policy, TellBudget, Trusted};
 use crate::log::Format;
+use crate::relay::config::{Forwarded, Host};
 use crate::ticket::Expired;
 
 /// Stands for what is secret.
@@ -124,6 +125,28 @@ impl Show for Option<Policy> {
             json!("off"),
             |Policy { rate, burst, wait }| json!({ "rate": rate, "burst": burst, "wait": wait.show() }),
         )
+    }
+}
+
+/// A host of the API.
+impl Show for Host {
+    fn show(&self) -> Value {
+        self.url().show()
+    }
+}
+
+impl Show for Vec<Host> {
+    fn show(&self) -> Value {
+        json!(self.iter().map(Show::show).collect::<Vec<_>>())
+    }
+}
+
+impl Show for Forwarded {
+    fn show(&self) -> Value {
+        json!(match self {
+            Self::Create => "create",
+            Self::All => "all",
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::cache::pass_headers::PassHeaders;
 use crate::limit::{ClientHeader, Policy, TellBudget, Trusted};
+use crate::relay::{Forwarded, Host};
 
 type Words<'a> = &'a [(&'a str, &'a str)];
 type Flags<'a> = &'a [(&'static str, &'static str, &'a str)];
@@ -78,6 +79,7 @@ pass_headers = ["Server", "x-a"]
 [tickets]
 strict = true
 expired = "gone"
+max_own = 5
 
 [limits]
 client_requests = "off"
@@ -107,6 +109,13 @@ allow_origins = ["https://shop.example", "http://localhost:3000"]
 listen = "off"
 token = "s3cret"
 allow_hosts = ["ops.example"]
+
+[relay]
+listen = "127.0.0.1:9181"
+url = "http://api.example:8000"
+fallback = ["https://api2.weixin.qq.com", "https://sh.api.weixin.qq.com/"]
+forward = "all"
+prefetch = false
 
 [log]
 format = "json"
@@ -146,6 +155,12 @@ fn every_key_of_a_file_is_read() {
     assert_eq!(config.server.timeouts.tls_handshake, Duration::from_secs(6));
     assert_eq!(config.cors.allow_origins.len(), 2);
     assert_eq!(config.admin.listen, None);
+    assert_eq!(config.tickets.max_own, 5);
+    let host = |url: &str| Host::of(&url.parse().unwrap()).unwrap();
+    let fallback = ["https://api2.weixin.qq.com", "https://sh.api.weixin.qq.com"].map(host).to_vec();
+    let listen = Some("127.0.0.1:9181".parse().unwrap());
+    let (url, forward) = (host("http://api.example:8000"), Forwarded::All);
+    assert_eq!(config.relay, crate::relay::Config { listen, url, fallback, forward, prefetch: false });
     assert_eq!((config.log.access, config.log.level), (false, tracing::Level::DEBUG));
 }
 
@@ -169,7 +184,7 @@ fn the_reference_in_the_readme_names_every_key_with_its_default() {
     let (_directory, sources) = sources(reference, &[], &[]);
     let mut settings = Settings::open(sources);
     keys::read(&mut settings, &mut Config::default());
-    assert_eq!(settings.untouched(), ["app", "tls.cert", "tls.key", "tls.listen"]);
+    assert_eq!(settings.untouched(), ["app", "relay.listen", "tls.cert", "tls.key", "tls.listen"]);
 }
 
 #[test]
@@ -329,8 +344,8 @@ fn mistakes_in_the_environment_and_on_the_command_line_are_named() {
 
 #[test]
 fn keys_of_later_versions_are_unknown_until_they_mean_something() {
-    let told = mistakes("proxy_protocol = true\n[relay]\nlisten = \"127.0.0.1:1\"\n[tickets]\nallow = \"own\"\n");
-    assert_eq!(told.len(), 3, "{told:#?}");
+    let told = mistakes("proxy_protocol = true\n[tickets]\nallow = \"own\"\n");
+    assert_eq!(told.len(), 2, "{told:#?}");
 }
 
 #[test]
@@ -354,6 +369,22 @@ fn contradictions_name_what_to_change() {
         ("listen = \"[::]:7\"\napp = \"http://[::1]:7\"", "2: app is our own listener"),
         ("listen = \"127.0.0.1:7\"\napp = \"http://LOCALHOST.:7\"", "2: app is our own listener"),
         ("listen = \"127.0.0.1:7\"\napp = \"http://[::ffff:127.0.0.1]:7\"", "2: app is our own listener"),
+        ("[relay]\nlisten = \"127.0.0.1:9180\"", "2: admin.listen and relay.listen are the same"),
+        ("[relay]\nlisten = \"127.0.0.1:8080\"", "2: listen and relay.listen are the same"),
+        ("[relay]\nlisten = \"127.0.0.1:7\"\nurl = \"http://localhost:7\"", "3: relay.url is our own listener"),
+        (
+            "[relay]\nlisten = \"127.0.0.1:7\"\nurl = \"http://[::ffff:127.0.0.1]:8080\"",
+            "3: relay.url is our own listener",
+        ),
+        (
+            "[relay]\nlisten = \"127.0.0.1:7\"\nfallback = [\"http://127.0.0.1:7\"]",
+            "3: relay.fallback is our own listener",
+        ),
+        ("app = \"http://127.0.0.1:7\"\n[relay]\nlisten = \"127.0.0.1:7\"", "1: app is our own listener"),
+        (
+            "[cache]\nmemory = \"1MiB\"\n[relay]\nlisten = \"127.0.0.1:7\"",
+            "2: cache.max_image is more than half of cache.memory",
+        ),
         ("listen = \"0.0.0.0:9180\"", "1: listen and admin.listen are the same"),
         ("[origin]\nconnect_timeout = \"1m\"", "2: origin.connect_timeout is longer than origin.fill_timeout"),
         ("listen = \"off\"", "1: listen is off and tls.listen is not set"),
@@ -366,6 +397,7 @@ fn contradictions_name_what_to_change() {
         let told = mistakes(toml);
         assert!(told.len() == 1 && told[0].starts_with(expected), "{toml}: {told:#?}");
     }
+    loaded("[relay]\nurl = \"http://127.0.0.1:8080\"", &[], &[]);
     loaded("listen = \"127.0.0.1:0\"\n[origin]\nurl = \"http://127.0.0.1:8080\"", &[], &[]);
     loaded("listen = \"10.0.0.1:80\"\n[origin]\nurl = \"http://127.0.0.1\"", &[], &[]);
 }
@@ -423,6 +455,16 @@ fn values_out_of_range_or_of_another_kind_are_refused() {
         "[cors]\nallow_origins = [\"https://A.example\"]",
         "[cors]\nallow_origins = [\"https://a.example:443\"]",
         "[cors]\nallow_origins = [\"http://a.example:80\"]",
+        "[relay]\nlisten = \"9181\"",
+        "[relay]\nurl = \"api.weixin.qq.com\"",
+        "[relay]\nurl = \"https://api.weixin.qq.com/cgi-bin\"",
+        "[relay]\nurl = \"https://api.weixin.qq.com/?a\"",
+        "[relay]\nurl = \"https://user@api.weixin.qq.com\"",
+        "[relay]\nfallback = \"https://api2.weixin.qq.com\"",
+        "[relay]\nfallback = [\"https://api2.weixin.qq.com\", \"sh.api.weixin.qq.com\"]",
+        "[relay]\nforward = \"some\"",
+        "[relay]\nprefetch = 1",
+        "[tickets]\nmax_own = 0",
         "[log]\nlevel = \"loud\"",
         "[log]\naccess = \"yes\"",
     ];

@@ -3,7 +3,7 @@
 pub mod config;
 mod connect;
 mod fields;
-mod hop;
+pub mod hop;
 mod upgrade;
 mod via;
 

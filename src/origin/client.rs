@@ -205,7 +205,8 @@ fn is_close_delimited(response: &Response<Incoming>) -> bool {
         && !response.headers().contains_key(header::TRANSFER_ENCODING)
 }
 
-fn classify(error: &PoolError) -> Failure {
+/// What a lost exchange means.
+pub fn classify(error: &PoolError) -> Failure {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(link) = cause {
         if let Some(failure) = recognise(link) {

@@ -14,14 +14,15 @@ use std::time::Duration;
 
 use circuit::{Circuit, PROBE_EVERY, TOLERATED};
 use client::Client;
-pub use client::{Answer, Read};
+pub use client::{Answer, Read, classify};
 pub use config::Config;
+pub use connect::Connector;
 pub use failure::Failure;
 use http::{HeaderMap, StatusCode, header};
 use skew::Skew;
 use template::Template;
 use tokio::sync::Semaphore;
-pub use trust::{BadCaFile, check_ca_file};
+pub use trust::{BadCaFile, check_ca_file, client_config};
 
 use crate::cache::entry::Validators;
 use crate::cache::{control, freshness};

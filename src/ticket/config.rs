@@ -1,12 +1,20 @@
 //! `[tickets]`.
 
 /// How tickets are treated.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
     /// `strict`: what is not recognised as a ticket is answered 404 here, without asking the origin (S10).
     pub strict: bool,
     /// `expired`: what becomes of a ticket whose life is over (S22).
     pub expired: Expired,
+    /// `max_own`: own tickets known at once.
+    pub max_own: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { strict: false, expired: Expired::Ask, max_own: 1_000_000 }
+    }
 }
 
 /// `tickets.expired`.

@@ -1,6 +1,8 @@
 //! The command as a user runs it: what it prints, where, and its exit codes (S2, S37–S40).
 
+use std::collections::hash_map::RandomState;
 use std::fmt::Write as _;
+use std::hash::BuildHasher as _;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Output, Stdio};
@@ -9,9 +11,10 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::support::api::{self, Api};
 use crate::support::client::Connection;
 use crate::support::command::{ON_FREE_PORTS, Server, address, ticketgate};
-use crate::support::origin::{Answer, Origin, read_head};
+use crate::support::origin::{Answer, Origin, Then, read_head};
 use crate::support::tickets;
 use crate::support::tls::{Authority, HTTP_1};
 
@@ -149,6 +152,100 @@ async fn an_access_token_sent_along_by_mistake_is_told_to_nobody() {
     assert!(!told.contains(CANARY), "{told}");
     assert!(origin.heads().iter().all(|head| !head.contains(CANARY)), "nor to the origin");
     assert!(app.heads()[0].contains(CANARY), "the app gets what was sent to it");
+}
+
+/// A token that nothing else contains.
+fn canary() -> String {
+    format!("CANARY{:016x}", RandomState::new().hash_one(0))
+}
+
+/// Every way in which a relayed call can end; what was told of it by answers, metrics and the log at its finest.
+async fn told_of_relaying(token: &str, url: &str, forward: &str) -> String {
+    let origin = Origin::answering(Answer::image()).await;
+    let directory = TempDir::new().unwrap();
+    let mut command = ticketgate(&directory, &ON_FREE_PORTS);
+    command.args(["--origin", &origin.url(), "--relay-listen", "127.0.0.1:0"]);
+    for (key, value) in [
+        ("LOG_LEVEL", "trace"),
+        ("LOG_FORMAT", "json"),
+        ("RELAY_URL", url),
+        ("RELAY_FORWARD", forward),
+        ("ORIGIN_FIRST_BYTE_TIMEOUT", "200ms"),
+        ("ORIGIN_FILL_TIMEOUT", "400ms"),
+        ("ORIGIN_CONNECT_TIMEOUT", "200ms"),
+        ("DRAIN_DELAY", "0s"),
+    ] {
+        command.env(format!("TICKETGATE_{key}"), value);
+    }
+    let mut server = Server::run(command, directory);
+    let listening = server.log_line_saying("listening");
+    let relay = address(&listening, "relay");
+    let create = format!("/cgi-bin/qrcode/create?access_token={token}");
+    let plain = "Content-Length: 2\r\n\r\n{}".to_owned();
+    let mut requests: Vec<String> = (0..6).map(|_| format!("POST {create} HTTP/1.1\r\nHost: a\r\n{plain}")).collect();
+    let long = "x".repeat(70_000);
+    requests.extend([
+        format!("GET {create} HTTP/1.1\r\nHost: a\r\n\r\n"),
+        format!("GET /cgi-bin/user/get?access_token={token} HTTP/1.1\r\nHost: a\r\n\r\n"),
+        format!("GET http://elsewhere.example/cgi-bin/x?access_token={token} HTTP/1.1\r\nHost: a\r\n\r\n"),
+        format!("TRACE {create} HTTP/1.1\r\nHost: a\r\n\r\n"),
+        format!("POST {create} HTTP/1.1\r\nHost: a\r\nContent-Length: 70000\r\n\r\n{long}"),
+        format!("POST {create} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nrubbish\r\n"),
+        format!("POST {create} HTTP/1.1\r\nHost: a\r\nVia: {}\r\n{plain}", ["1.1 ticketgate"; 8].join(", ")),
+        format!("POST {create} rubbish\r\n\r\n"),
+    ]);
+    let mut told = String::new();
+    for request in &requests {
+        let mut connection = Connection::open(relay).await;
+        connection.send(request).await;
+        if let Some(answer) = connection.response().await {
+            write!(told, "{:?} {}", answer.headers, String::from_utf8_lossy(&answer.body)).unwrap();
+        }
+    }
+    let mut gone = Connection::open(relay).await;
+    gone.send(format!("POST {create} HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{{")).await;
+    drop(gone);
+    let page = Connection::open(address(&listening, "admin")).await.get("/metrics", "Connection: close\r\n").await;
+    told.push_str(page.text());
+    server.signal(Signal::TERM);
+    told.push_str(&server.log_to_the_end());
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_access_token_reaches_nobody_but_the_api() {
+    let token = canary();
+    let script = |number: usize| match number {
+        0 => api::answer(&api::created(SAMPLE, Some(60))),
+        1 => api::answer(r#"{"errcode":40001,"errmsg":"invalid credential"}"#),
+        2 => Answer::raw("", Then::Close),
+        3 => Answer::raw("rubbish\r\n\r\n", Then::Close),
+        4 => Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{", Then::Hang),
+        5 => Answer::raw("", Then::Hang),
+        _ => Answer::raw("HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", Then::Close),
+    };
+    let (one, all, gone) = (Api::start(script).await, Api::start(script).await, Api::saying("").await.stop().await);
+    let runs = [
+        (format!("http://{}", one.address), "create"),
+        (format!("http://{}", all.address), "all"),
+        (format!("http://{gone}"), "create"),
+        (format!("https://{}", one.address), "create"),
+        ("https://nowhere.invalid".to_owned(), "all"),
+    ];
+    for (url, forward) in &runs {
+        let told = told_of_relaying(&token, url, forward).await;
+        assert!(told.contains(r#""route":"relay","path":"/cgi-bin/qrcode/create","status":"#), "{told}");
+        assert!(told.contains("ticketgate_relay_requests_total{status=\"4xx\"}"), "{told}");
+        assert!(!told.contains(&token), "{told}");
+        assert!(!told.contains("access_token"), "{told}");
+        if url.contains(&one.address.to_string()) && url.starts_with("http:") {
+            assert!(told.contains(r#""status":200,"ticket":"a4516834""#), "{told}");
+        }
+    }
+    for api in [&one, &all] {
+        assert!(api.count() >= 6);
+        assert!(api.requests().iter().all(|request| request.lines().next().unwrap().contains(&token)));
+    }
 }
 
 #[test]

@@ -20,11 +20,13 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 use ticketgate::fault::Faults;
+use ticketgate::relay::Host;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
+use crate::support::client::Connection;
 use crate::support::origin::jpeg;
 use crate::support::proxy::Proxy;
 use crate::support::tickets;
@@ -269,4 +271,38 @@ fn a_ca_file_without_a_certificate_is_an_error_at_start() {
     config.origin.ca_file = Some(empty);
     let error = ticketgate::app::App::bind(config, ticketgate::app::Surroundings::default()).err().expect("an error");
     assert!(error.to_string().contains("origin.ca_file"), "{error}");
+}
+
+/// A call of the relay whose API is this origin, and what came of it.
+async fn relayed(origin: &TlsOrigin, ca_file: Option<PathBuf>) -> (u16, String) {
+    let proxy = Proxy::configured(Faults::default(), |config| {
+        let url = format!("https://localhost:{}", origin.address.port()).parse().unwrap();
+        config.relay.listen = Some("127.0.0.1:0".parse().unwrap());
+        config.relay.url = Host::of(&url).unwrap();
+        config.origin.ca_file = ca_file;
+    });
+    let mut app = Connection::open(proxy.relay()).await;
+    let fields = "Host: relay\r\nConnection: keep-alive\r\nX-Mine: 1\r\nContent-Length: 2\r\n\r\n{}";
+    app.send(format!("POST /cgi-bin/qrcode/create?access_token=a%2F HTTP/1.1\r\n{fields}")).await;
+    let answer = app.response().await.unwrap();
+    (answer.status, answer.header("proxy-status").unwrap_or("").to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_believes_whom_the_origin_would_and_speaks_what_the_api_speaks() {
+    for (alpn, version) in [(HTTP_1, Version::HTTP_11), (HTTP_2, Version::HTTP_2)] {
+        let origin = tls_origin("localhost", &[alpn]).await;
+        assert_eq!(relayed(&origin, Some(origin.ca_file.clone())).await, (200, String::new()));
+        let asked = origin.requests().remove(0);
+        assert_eq!((asked.version, &asked.body[..]), (version, &b"{}"[..]));
+        assert!(asked.line.ends_with("/cgi-bin/qrcode/create?access_token=a%2F"), "{}", asked.line);
+        let field = |name: &str| asked.fields.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
+        assert_eq!((field("x-mine"), field("content-length"), field("connection")), (Some("1"), Some("2"), None));
+        let host = (version == Version::HTTP_11).then(|| format!("localhost:{}", origin.address.port()));
+        assert_eq!(field("host"), host.as_deref());
+    }
+    let stranger = tls_origin("localhost", &[HTTP_1]).await;
+    let error = "ticketgate; error=tls_certificate_error; details=\"certificate\"";
+    assert_eq!(relayed(&stranger, None).await, (502, error.to_owned()));
+    assert_eq!(stranger.count(), 0, "no token is told to a stranger");
 }

@@ -1,5 +1,6 @@
 //! The real proxy between a scripted origin and raw clients, all over sockets on port 0.
 
+pub mod api;
 pub mod app;
 pub mod browser;
 pub mod client;

@@ -58,6 +58,10 @@ impl Proxy {
         self.running.addresses().admin.unwrap()
     }
 
+    pub fn relay(&self) -> SocketAddr {
+        self.running.addresses().relay.unwrap()
+    }
+
     pub async fn connect(&self) -> Connection {
         Connection::open(self.address()).await
     }

@@ -1,0 +1,251 @@
+//! The relay: apps make their calls of WeChat's API through us, and from the answers to `qrcode/create` we learn which tickets
+//! are the app's own and when they end (S33–S35). Requests and answers pass byte for byte; all that changes is the connection's
+//! own fields, `Host`, and `Via` on the way there. On a listener of its own, for the app alone.
+//!
+//! The `access_token` in the query never leaves `target::SecretTarget` but in the request to the API.
+
+mod api;
+pub mod config;
+mod created;
+mod failure;
+mod lent;
+mod record;
+mod target;
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{Api, Call};
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+pub use config::{Config, Forwarded, Host};
+use created::Created;
+use failure::Failure;
+use http::{HeaderName, Method, Request, Response, StatusCode, Version, header, request, response};
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use lent::Home;
+use record::Record;
+use target::SecretTarget;
+use tokio::time::timeout;
+
+use crate::body::Body;
+use crate::body::timed::{TimedBody, Unread};
+use crate::exchange::Records;
+use crate::forward::hop;
+use crate::metrics::Metrics;
+use crate::origin::{self, BadCaFile};
+use crate::proxy::Shared;
+use crate::server::drain::Drain;
+use crate::server::small::{self, Answers};
+use crate::ticket::Ticket;
+
+/// Connections at once: the threads of an app, or of a few.
+const CONNECTIONS: usize = 512;
+
+/// Bytes of a body of `qrcode/create`, and of its answer; WeChat's own have a few hundred.
+const MOST_BYTES: usize = 64 * 1024;
+
+/// Of a body beyond the cap so much is still read, for so long, since a peer that is still writing would not hear the refusal.
+const MOST_DISCARDED: usize = 4 * 1024 * 1024;
+const DISCARD_FOR: Duration = Duration::from_secs(5);
+
+/// Connects an answer of ours with its log line.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// An answer: ours or one that was read, or one that streams.
+type Answer = Either<Body, TimedBody>;
+
+/// Relays calls.
+pub struct Relay {
+    api: Api,
+    forwarded: Forwarded,
+    prefetch: bool,
+    /// `timeouts.body`: for the body of a `qrcode/create` to come whole, and between two pieces of any other.
+    body_timeout: Duration,
+    /// For a whole exchange about a ticket.
+    exchange_timeout: Duration,
+    /// Between two pieces of an answer that streams.
+    piece_timeout: Duration,
+    shared: Arc<ArcSwap<Shared>>,
+    records: Arc<Records>,
+    metrics: Arc<Metrics>,
+}
+
+/// What came of a call.
+struct Relayed {
+    response: Response<Answer>,
+    ticket: Option<Ticket>,
+}
+
+/// Serves `relay` on `listener` until `drain`; returns how many connections were cut then.
+pub async fn serve(relay: Arc<Relay>, listener: TcpListener, drain: Drain) -> io::Result<usize> {
+    small::serve_until(relay, listener, CONNECTIONS, drain).await
+}
+
+impl Answers for Relay {
+    type Body = Answer;
+
+    async fn answer(&self, mut request: Request<Incoming>) -> Response<Answer> {
+        let target = SecretTarget::take(&mut request);
+        let method = request.method().clone();
+        let id = self.records.request_id(request.headers().get(&REQUEST_ID));
+        let shared = self.shared.load_full();
+        let record = Record::begin(&self.metrics, &shared.clock, method.clone(), &target, id.clone());
+        match self.relay(request, &target).await {
+            Ok(Relayed { response, ticket }) => {
+                record.answered(response.status(), None, ticket.as_ref());
+                response
+            }
+            Err(failure) => {
+                let mut response = failure.response(&method).map(Either::Left);
+                response.headers_mut().insert(REQUEST_ID, id);
+                record.answered(response.status(), Some(failure.reason()), None);
+                response
+            }
+        }
+    }
+}
+
+impl Relay {
+    /// The relay of `config`, under the deadlines and the trust of `origin`; apps may keep a body back for `body_timeout`.
+    pub fn new(
+        config: &Config,
+        origin: &origin::Config,
+        body_timeout: Duration,
+        shared: Arc<ArcSwap<Shared>>,
+        records: Arc<Records>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, BadCaFile> {
+        let (forwarded, prefetch) = (config.forward, config.prefetch);
+        let (exchange_timeout, piece_timeout) = (origin.fill_timeout, origin.first_byte_timeout);
+        let api = Api::new(config, origin)?;
+        Ok(Self { api, forwarded, prefetch, body_timeout, exchange_timeout, piece_timeout, shared, records, metrics })
+    }
+
+    async fn relay(&self, request: Request<Incoming>, target: &SecretTarget) -> Result<Relayed, Failure> {
+        if self.shared.load().via.is_loop(request.headers()) {
+            return Err(Failure::Loop);
+        }
+        match (request.method(), target.is_create(), self.forwarded) {
+            (&Method::CONNECT | &Method::TRACE, ..) => Err(Failure::NotAllowed),
+            (&Method::POST, true, _) => self.create(request, target).await,
+            (_, _, Forwarded::All) => self.pass(request, target).await,
+            (_, true, Forwarded::Create) => Err(Failure::NotPost),
+            (_, false, Forwarded::Create) => Err(Failure::NotRelayed),
+        }
+    }
+
+    /// Both bodies are read whole: the request's before anything is sent, the answer's to be learned from.
+    async fn create(&self, request: Request<Incoming>, target: &SecretTarget) -> Result<Relayed, Failure> {
+        let (parts, body) = request.into_parts();
+        let body = read_request(body, self.body_timeout).await?;
+        let parts = self.outgoing(parts);
+        let exchange = async {
+            let call = |host: &Host| {
+                let request = addressed(&parts, target, host, Either::Left(Full::new(body.clone())))?;
+                Ok(Call { request, last_piece: None })
+            };
+            let (parts, body) = self.api.send(call).await?.into_parts();
+            Ok((parts, read_answer(body).await?))
+        };
+        let answered = timeout(self.exchange_timeout, exchange).await;
+        let (parts, body) = answered.unwrap_or(Err(Failure::Unanswered(origin::Failure::FillTimeout)))?;
+        let ticket = self.learn(Created::read(parts.status, &parts.headers, &body));
+        Ok(Relayed { response: incoming(parts, Either::Left(Body::Bytes(body)))?, ticket })
+    }
+
+    /// Both bodies stream.
+    async fn pass(&self, request: Request<Incoming>, target: &SecretTarget) -> Result<Relayed, Failure> {
+        let (parts, body) = request.into_parts();
+        let home = Home::of(TimedBody::new(body, self.body_timeout, Unread::default()));
+        let parts = self.outgoing(parts);
+        let call = |host: &Host| {
+            let (body, last_piece) = home.lend().ok_or(Failure::BodyBroken)?;
+            let request = addressed(&parts, target, host, Either::Right(body))?;
+            Ok(Call { request, last_piece: Some(last_piece) })
+        };
+        let (parts, body) = self.api.send(call).await?.into_parts();
+        let body = TimedBody::new(body, self.piece_timeout, Unread::default());
+        Ok(Relayed { response: incoming(parts, Either::Right(body))?, ticket: None })
+    }
+
+    /// The ticket that was made becomes own, and its image is fetched.
+    fn learn(&self, created: Option<Created>) -> Option<Ticket> {
+        let Created { ticket, lifetime } = created?;
+        let shared = self.shared.load();
+        let fills = &shared.fills;
+        fills.learn(&ticket, lifetime);
+        self.metrics.tickets_learned.inc();
+        if self.prefetch && !fills.is_over(&ticket) {
+            fills.prefetch(&ticket);
+        }
+        Some(ticket)
+    }
+
+    /// The head as it goes to the API, whichever host it will be.
+    fn outgoing(&self, mut parts: request::Parts) -> request::Parts {
+        let headers = &mut parts.headers;
+        hop::strip(headers);
+        // The API's own, which the client writes from the URI.
+        headers.remove(header::HOST);
+        // Met here: the body is being read.
+        headers.remove(header::EXPECT);
+        self.shared.load().via.sign(headers);
+        parts
+    }
+}
+
+/// The call as `host` gets it.
+fn addressed<B>(parts: &request::Parts, target: &SecretTarget, host: &Host, body: B) -> Result<Request<B>, Failure> {
+    let mut request = Request::new(body);
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = target.at(host).ok_or(Failure::BadTarget)?;
+    *request.headers_mut() = parts.headers.clone();
+    Ok(request)
+}
+
+/// The answer as the app gets it.
+fn incoming(parts: response::Parts, body: Answer) -> Result<Response<Answer>, Failure> {
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Failure::Switched);
+    }
+    let mut response = Response::from_parts(parts, body);
+    hop::strip(response.headers_mut());
+    *response.version_mut() = Version::HTTP_11;
+    *response.extensions_mut() = http::Extensions::new();
+    Ok(response)
+}
+
+async fn read_request(mut body: Incoming, body_timeout: Duration) -> Result<Bytes, Failure> {
+    let read = timeout(body_timeout, Limited::new(&mut body, MOST_BYTES).collect()).await;
+    match read.map_err(|_| Failure::BodyOverdue)? {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let _ = timeout(DISCARD_FOR, discard(body)).await;
+            Err(Failure::BodyTooLong)
+        }
+        Err(_) => Err(Failure::BodyBroken),
+    }
+}
+
+async fn discard(mut body: Incoming) {
+    let mut left = MOST_DISCARDED;
+    while let Some(Ok(frame)) = body.frame().await {
+        let read = frame.data_ref().map_or(0, Bytes::len);
+        left = match left.checked_sub(read) {
+            Some(left) => left,
+            None => return,
+        };
+    }
+}
+
+async fn read_answer(body: Incoming) -> Result<Bytes, Failure> {
+    match Limited::new(body, MOST_BYTES).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Failure::AnswerTooLong),
+        Err(_) => Err(Failure::Unanswered(origin::Failure::Cut)),
+    }
+}
