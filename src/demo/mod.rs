@@ -25,6 +25,7 @@ use self::stand_in::StandIn;
 use crate::app::{App, Ending, Running, StartError, Surroundings};
 use crate::config::Config;
 use crate::limit::{Policy, TellBudget};
+use crate::relay::Host;
 use crate::ticket::Ticket;
 
 /// Threads that play the neighbours.
@@ -68,7 +69,8 @@ impl Demo {
         let running = proxy.start().map_err(DemoError::Proxy)?;
         let stand_in = Arc::new(StandIn::new(clock.clone()));
         let read = figures(&running, &stand_in);
-        let page = Page::new(weixin_at, clock, Arc::clone(&read));
+        let relay = running.addresses().relay.expect("the demo relays");
+        let page = Page::new(relay, clock, Arc::clone(&read));
         let example = stand_in.example();
         neighbours.spawn(loopback::serve(stand_in, weixin));
         neighbours.spawn(loopback::serve(Arc::new(page), app));
@@ -132,6 +134,10 @@ fn configure(listen: SocketAddr, stand_in: SocketAddr, app: SocketAddr) -> Confi
     config.admin.listen = Some((Ipv4Addr::LOCALHOST, 0).into());
     config.origin.url = uri(stand_in);
     config.forward.app = Some(uri(app));
+    config.relay.listen = Some((Ipv4Addr::LOCALHOST, 0).into());
+    config.relay.url = Host::of(&uri(stand_in)).expect("an address makes a host");
+    // The page shows what a miss is.
+    config.relay.prefetch = false;
     config.limits.client_requests = Some(BUDGET);
     // No cache stands between here and the browser, and the page shows what is left.
     config.limits.ratelimit_headers = TellBudget::Always;

@@ -1,4 +1,4 @@
-//! The small app behind the demo's proxy: a page with codes on it. It asks for tickets as an app would, over HTTP, and
+//! The small app behind the demo's proxy: a page with codes on it. It asks for tickets as an app would, through the relay, and
 //! writes them into its `<img>` tags in the ways that apps do. Its policy lets the browser load nothing but the pictures.
 
 use std::fmt;
@@ -70,7 +70,7 @@ pub type Read = Arc<dyn Fn() -> Figures + Send + Sync>;
 
 /// The app.
 pub struct Page {
-    stand_in: SocketAddr,
+    relay: SocketAddr,
     calls: Client<HttpConnector, Full<Bytes>>,
     lasting: Mutex<Option<Lasting>>,
     clock: Clock,
@@ -107,12 +107,12 @@ enum NoTicket {
 }
 
 impl Page {
-    /// The app that asks `stand_in` for its tickets.
-    pub fn new(stand_in: SocketAddr, clock: Clock, read: Read) -> Self {
+    /// The app that asks for its tickets through `relay`.
+    pub fn new(relay: SocketAddr, clock: Clock, read: Read) -> Self {
         let calls = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build_http();
         let policy =
             Policy { script: hash(between("<script>", "</script>")), style: hash(between("<style>", "</style>")) };
-        Self { stand_in, calls, lasting: Mutex::default(), clock, read, policy }
+        Self { relay, calls, lasting: Mutex::default(), clock, read, policy }
     }
 
     async fn page(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
@@ -155,7 +155,7 @@ impl Page {
     }
 
     async fn create(&self, body: &Value) -> Result<String, NoTicket> {
-        let uri = format!("http://{}{CREATE}?access_token=demo", self.stand_in);
+        let uri = format!("http://{}{CREATE}?access_token=demo", self.relay);
         let request = Request::post(uri).body(Full::from(body.to_string())).expect("an address makes a URI");
         let call = timeout(PATIENCE, self.calls.request(request)).await;
         let response = call.map_err(|_| NoTicket::Unreachable)?.map_err(|_| NoTicket::Unreachable)?;
