@@ -208,7 +208,8 @@ mod tests {
         (changed.admin.listen, changed.cache.memory) = (address, 1 << 20);
         let relay = &mut changed.relay;
         (relay.listen, relay.prefetch, relay.forward) = (address, false, crate::relay::config::Forwarded::All);
-        (relay.url, relay.fallback) = (relay.url.clone(), vec![relay.url.clone()]);
+        relay.fallback = vec![relay.url.clone()];
+        relay.url = crate::relay::config::Host::of(&http::Uri::from_static("http://b.example")).unwrap();
         changed.tickets.max_own = 1;
         changed.log.format = crate::log::Format::Human;
         let mut keys = [&NEEDS_RESTART[..], &NEEDS_TLS].concat();
