@@ -45,8 +45,10 @@ pub struct Metrics {
     fills: Counter,
     origin_seconds: Histogram,
     connections_open: Gauge,
-    /// Connections closed because their client had its share.
+    /// Connections closed because their client had its share, or because with `proxy_protocol` their peer is not trusted.
     pub connections_refused: Counter,
+    /// Connections of trusted peers that began with no whole PROXY header.
+    pub proxy_headers_refused: Counter,
     /// Failures of accept(2).
     pub accept_failures: Counter,
     /// TLS handshakes that failed or took too long.
@@ -183,6 +185,7 @@ impl Metrics {
             origin_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 13)),
             connections_open: Gauge::default(),
             connections_refused: Counter::default(),
+            proxy_headers_refused: Counter::default(),
             accept_failures: Counter::default(),
             tls_handshakes_failed: Counter::default(),
             tls_certificates_refused: Counter::default(),
@@ -211,11 +214,10 @@ impl Metrics {
         registry.register("fills", "Fills that ended", self.fills.clone());
         registry.register("origin_seconds", "Time until the origin's answer was read", self.origin_seconds.clone());
         registry.register("connections_open", "Open client connections", self.connections_open.clone());
-        registry.register(
-            "connections_refused",
-            "Connections over the share of a client",
-            self.connections_refused.clone(),
-        );
+        let help = "Connections over the share of a client, or of peers that may not speak the PROXY protocol";
+        registry.register("connections_refused", help, self.connections_refused.clone());
+        let help = "Connections that began with no whole PROXY header";
+        registry.register("proxy_headers_refused", help, self.proxy_headers_refused.clone());
         registry.register("accept_failures", "Failed attempts to accept a connection", self.accept_failures.clone());
         let help = "TLS handshakes that failed or took too long";
         registry.register("tls_handshakes_failed", help, self.tls_handshakes_failed.clone());

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 /// The other end of a client connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer {
-    /// Its socket's address.
+    /// Its socket's address, or the one that a trusted peer introduced it with (see [`crate::server::introduction`]).
     pub address: SocketAddr,
     /// What it spoke to us, whatever it was before another proxy.
     pub scheme: Scheme,

@@ -188,13 +188,16 @@ impl App {
     fn services(&self, drain: &Drain, records: &Arc<Records>) -> Result<Vec<Service>, StartError> {
         let threads = std::thread::available_parallelism().map_err(StartError::System)?.get();
         let metrics = &self.ground.metrics;
+        let introductions = self.ground.introductions(&self.config);
         let service = |_| {
             let forward = Forward::new(&self.config.forward, self.shared.via.clone()).map(Arc::new);
             let proxy = Proxy { shared: Arc::clone(&self.shared), forward };
             let exchanges = Arc::new(Exchanges::new(proxy, Arc::clone(records)));
             let (timeouts, tls) = (self.config.server.timeouts, self.tls.clone());
             let drain = drain.for_thread();
-            Arc::new(ArcSwap::from_pointee(Connections::new(exchanges, timeouts, drain, Arc::clone(metrics), tls)))
+            let (metrics, introductions) = (Arc::clone(metrics), introductions.clone());
+            let connections = Connections::new(exchanges, timeouts, drain, metrics, introductions, tls);
+            Arc::new(ArcSwap::from_pointee(connections))
         };
         Ok((0..threads).map(service).collect())
     }

@@ -19,6 +19,7 @@ use crate::proxy::Shared;
 use crate::respond::Responder;
 use crate::respond::cors::Cors;
 use crate::route::Routes;
+use crate::server::introduction::Introductions;
 use crate::server::tls::certificate::Certificate;
 use crate::server::tls::renewal::Renewal;
 use crate::ticket::Expired;
@@ -64,6 +65,12 @@ impl Ground {
     pub(super) fn renewal(&self, config: &Config, certificate: Arc<Certificate>) -> Arc<Mutex<Renewal>> {
         let (clock, metrics) = (self.around.clock.clone(), Arc::clone(&self.metrics));
         Arc::new(Mutex::new(Renewal::new(config.server.tls.clone(), certificate, clock, metrics)))
+    }
+
+    /// What every connection begins with by `config`, if anything.
+    pub(super) fn introductions(&self, config: &Config) -> Option<Arc<Introductions>> {
+        let (trust, patience) = (Trust::new(&config.clients), config.server.timeouts.first_byte);
+        config.server.proxy_protocol.then(|| Introductions::new(trust, patience, Arc::clone(&self.metrics)))
     }
 
     fn origin(&self, config: &Config) -> Result<Origin, BadCaFile> {

@@ -1,6 +1,6 @@
 //! Puts another configuration in force while everything runs (S38): no connection is dropped, no budget is refilled and
-//! nothing leaves the cache. Requests being answered end by the configuration they began with; `[timeouts]` hold for
-//! connections that come later. What only a restart can change stays as it was, and is named.
+//! nothing leaves the cache. Requests being answered end by the configuration they began with; `[timeouts]` and `proxy_protocol` hold
+//! for connections that come later. What only a restart can change stays as it was, and is named.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -129,6 +129,7 @@ impl Reload {
     /// Nothing here can fail: half a configuration is never in force.
     fn put_in_force(&self, shared: Arc<Shared>, was: &Config, config: &Config) {
         let server = &config.server;
+        let introductions = self.ground.introductions(config);
         for service in &self.services {
             let connections = service.load_full();
             let before = connections.exchanges().proxy();
@@ -138,7 +139,7 @@ impl Reload {
                 Forward::new(&config.forward, shared.via.clone()).map(Arc::new)
             };
             connections.exchanges().replace(Proxy { shared: Arc::clone(&shared), forward });
-            service.store(Arc::new(connections.with(server.timeouts)));
+            service.store(Arc::new(connections.with(server.timeouts, introductions.clone())));
         }
         self.shared.store(shared);
         if server.max_connections != was.server.max_connections {

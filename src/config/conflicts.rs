@@ -35,6 +35,11 @@ pub(super) fn find(settings: &mut Settings, config: &Config) {
         let text = "admin.token and admin.token_file both give a token; keep one of them".to_owned();
         settings.conflict(&["admin.token_file", "admin.token"], text);
     }
+    if config.server.proxy_protocol && config.clients.trusted_proxies.is_empty() {
+        let text =
+            "proxy_protocol would close every connection: trusted_proxies is empty; name your proxy there".to_owned();
+        settings.conflict(&["proxy_protocol", "trusted_proxies"], text);
+    }
     tls(settings, config);
 }
 

@@ -53,6 +53,7 @@ fn listener(from: &mut Settings, config: &mut Config) {
     from.set(&mut config.clients.trusted_proxies, "trusted_proxies", trusted);
     let headers = [("x-forwarded-for", ClientHeader::XForwardedFor), ("forwarded", ClientHeader::Forwarded)];
     from.set(&mut config.clients.client_header, "client_header", choice(&headers));
+    from.set(&mut config.server.proxy_protocol, "proxy_protocol", boolean);
     from.set(&mut config.server.drain, "drain", duration(GRACE));
     from.set(&mut config.server.drain_delay, "drain_delay", duration(GRACE));
 }

@@ -52,6 +52,7 @@ paths = ["/cgi-bin/showqrcode", "/qr"]
 health_path = "/up"
 trusted_proxies = ["loopback", "private", "203.0.113.0/24", "2001:db8::1"]
 client_header = "forwarded"
+proxy_protocol = true
 drain = "1m"
 drain_delay = "0s"
 
@@ -133,6 +134,7 @@ fn every_key_of_a_file_is_read() {
     assert_eq!(config.clients.trusted_proxies.len(), 4);
     assert_eq!(config.clients.trusted_proxies[3], Trusted::Net("2001:db8::1/128".parse().unwrap()));
     assert_eq!(config.clients.client_header, ClientHeader::Forwarded);
+    assert!(config.server.proxy_protocol);
     assert_eq!((config.server.drain, config.server.drain_delay), (Duration::from_secs(60), Duration::ZERO));
     assert_eq!(config.origin.url, "http://relay.example:8000/wx");
     assert_eq!(config.origin.fill_timeout, Duration::from_secs(3));
@@ -344,7 +346,7 @@ fn mistakes_in_the_environment_and_on_the_command_line_are_named() {
 
 #[test]
 fn keys_of_later_versions_are_unknown_until_they_mean_something() {
-    let told = mistakes("proxy_protocol = true\n[tickets]\nallow = \"own\"\n");
+    let told = mistakes("[tickets]\nallow = \"own\"\nstore = \"own.redb\"\n");
     assert_eq!(told.len(), 2, "{told:#?}");
 }
 
@@ -388,6 +390,7 @@ fn contradictions_name_what_to_change() {
         ("listen = \"0.0.0.0:9180\"", "1: listen and admin.listen are the same"),
         ("[origin]\nconnect_timeout = \"1m\"", "2: origin.connect_timeout is longer than origin.fill_timeout"),
         ("listen = \"off\"", "1: listen is off and tls.listen is not set"),
+        ("trusted_proxies = []\nproxy_protocol = true", "2: proxy_protocol would close every connection"),
         ("[tls]\nredirect = \"127.0.0.1:1\"", "2: tls.redirect leads nowhere"),
         ("[tls]\nlisten = \"127.0.0.1:1\"", "2: tls.cert: tls.listen needs it"),
         ("[tls]\nlisten = \"127.0.0.1:1\"\ncert = \"/nowhere/c.pem\"\nkey = \"k\"", "3: tls.cert /nowhere/c.pem: "),

@@ -10,6 +10,8 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// `[tls]`.
     pub tls: super::tls::Config,
+    /// `proxy_protocol`: whether every connection begins with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// `drain`: from the signal until what is left is cut.
     pub drain: Duration,
     /// `drain_delay`: of that, how long connections are still accepted, so that load balancers notice.
@@ -25,7 +27,8 @@ pub struct Config {
 /// How long a client may keep us waiting; see [`super::deadline_io`] for what happens then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// `first_byte`: from the accept to the first byte.
+    /// `first_byte`: from the accept to the first byte. With `proxy_protocol` from the accept to the end of the header, and
+    /// again to the first byte behind it.
     pub first_byte: Duration,
     /// `head`: from a request's first byte to the end of its head.
     pub head: Duration,
@@ -35,7 +38,7 @@ pub struct Timeouts {
     pub write: Duration,
     /// `keep_alive`: between two requests.
     pub keep_alive: Duration,
-    /// `tls_handshake`: from the accept to the end of the handshake.
+    /// `tls_handshake`: from the accept, or the end of the PROXY header, to the end of the handshake.
     pub tls_handshake: Duration,
 }
 
@@ -44,6 +47,7 @@ impl Default for Config {
         Self {
             listen: Some((Ipv4Addr::LOCALHOST, 8080).into()),
             tls: super::tls::Config::default(),
+            proxy_protocol: false,
             drain: Duration::from_secs(25),
             drain_delay: Duration::from_secs(5),
             timeouts: Timeouts::default(),

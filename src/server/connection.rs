@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::error::Error as _;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +25,9 @@ use super::Timeouts;
 use super::deadline_io::DeadlineIo;
 use super::drain::Drain;
 use super::http2::Streams;
+use super::introduction::Introductions;
 use super::listener::Entrance;
+use super::places::Place;
 use super::progress::{Exchange, Progress};
 use super::tls::{self, Tls};
 use super::workers::Accepted;
@@ -52,6 +55,7 @@ pub struct Connections {
     pub(super) timeouts: Timeouts,
     pub(super) drain: Drain,
     metrics: Arc<Metrics>,
+    introductions: Option<Arc<Introductions>>,
     tls: Option<Arc<Tls>>,
     http1: http1::Builder,
     pub(super) http2: http2::Builder<Streams>,
@@ -62,25 +66,27 @@ pub struct Connections {
 type Socket = WriteDeadline<TcpStream>;
 
 impl Connections {
-    /// Serves through `exchanges` under `timeouts` until `drain`; `tls` is for those that come to its listener.
+    /// Serves through `exchanges` under `timeouts` until `drain`, with `introductions` if every connection begins with one;
+    /// `tls` is for those that come to its listener.
     pub fn new(
         exchanges: Arc<Exchanges>,
         timeouts: Timeouts,
         drain: Drain,
         metrics: Arc<Metrics>,
+        introductions: Option<Arc<Introductions>>,
         tls: Option<Arc<Tls>>,
     ) -> Self {
         let mut http1 = http1::Builder::new();
         // `pipeline_flush` stays off: it would copy every body to put it behind its head. No timer: DeadlineIo has them.
         http1.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD).max_buf_size(MAX_READ_AHEAD).half_close(false);
         let http2 = super::http2::builder(&timeouts);
-        Self { exchanges, timeouts, drain, metrics, tls, http1, http2, tunnels: Arc::default() }
+        Self { exchanges, timeouts, drain, metrics, introductions, tls, http1, http2, tunnels: Arc::default() }
     }
 
-    /// Serves those that come from now on under `timeouts`.
+    /// Serves those that come from now on under `timeouts`, and with `introductions`.
     #[must_use]
-    pub fn with(&self, timeouts: Timeouts) -> Self {
-        Self { timeouts, http2: super::http2::builder(&timeouts), ..self.clone() }
+    pub fn with(&self, timeouts: Timeouts, introductions: Option<Arc<Introductions>>) -> Self {
+        Self { timeouts, introductions, http2: super::http2::builder(&timeouts), ..self.clone() }
     }
 
     /// Has requests answered.
@@ -100,9 +106,10 @@ impl Connections {
 
     /// Serves one connection to its end, a tunnel included. Dropping the future resets it.
     pub async fn serve(self: Arc<Self>, accepted: Accepted) {
-        let Accepted { stream, entrance, peer: address, place: _place } = accepted;
-        let Ok(stream) = TcpStream::from_std(stream) else { return };
+        let Accepted { stream, entrance, peer, mut place } = accepted;
+        let Ok(mut stream) = TcpStream::from_std(stream) else { return };
         let _open = self.metrics.connection_opened();
+        let Some(address) = self.who_comes(&mut stream, peer, &mut place).await else { return };
         match entrance {
             Entrance::Clear | Entrance::Redirect => {
                 self.serve_clear(stream, Peer { address, scheme: Scheme::Http }, entrance).await;
@@ -110,6 +117,18 @@ impl Connections {
             // Boxed, so that connections in the clear do not carry the room that TLS takes.
             Entrance::Tls => Box::pin(self.serve_tls(stream, Peer { address, scheme: Scheme::Https })).await,
         }
+    }
+
+    /// The peer, or the client that it introduces; `None` when that may not come in.
+    async fn who_comes(&self, stream: &mut TcpStream, peer: SocketAddr, place: &mut Place) -> Option<SocketAddr> {
+        let Some(introductions) = &self.introductions else { return Some(peer) };
+        // Boxed, so that connections without one do not carry the room that it takes.
+        let client = Box::pin(introductions.hear(stream, peer)).await?;
+        let has_room = place.count_for(client.ip());
+        if !has_room {
+            self.metrics.connections_refused.inc();
+        }
+        has_room.then_some(client)
     }
 
     async fn serve_clear(&self, stream: TcpStream, peer: Peer, entrance: Entrance) {
@@ -130,9 +149,10 @@ impl Connections {
         }
     }
 
-    /// A silent connection costs a socket and this future, no buffers.
+    /// A silent connection costs a socket and this future, no buffers. Looked at, since a socket of which a header was read
+    /// to its last byte still counts as readable.
     async fn first_byte_came(&self, stream: &TcpStream) -> bool {
-        matches!(timeout(self.timeouts.first_byte, stream.readable()).await, Ok(Ok(())))
+        matches!(timeout(self.timeouts.first_byte, stream.peek(&mut [0])).await, Ok(Ok(_)))
     }
 
     async fn shake_hands(&self, stream: TcpStream, peer: Peer, progress: &Arc<Progress>) -> Option<TlsStream<Socket>> {

@@ -75,20 +75,31 @@ impl Places {
 
     /// Takes a place for `peer`, or `None` when this client has its share already.
     pub fn take(self: &Arc<Self>, permit: OwnedSemaphorePermit, peer: IpAddr) -> Option<Place> {
-        let (per_client, trusted) = {
-            let caps = self.caps();
-            (caps.per_client, caps.trust.covers(peer))
-        };
-        let counted = (!trusted).then(|| Client::at(peer).key());
-        if let Some(client) = counted {
-            let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = taken.entry(client).or_default();
-            if *count >= per_client {
-                return None;
-            }
-            *count += 1;
+        let mut place = Place { places: Arc::clone(self), counted: None, permit: Some(permit) };
+        place.count_for(peer).then_some(place)
+    }
+
+    /// Counts one more of `client`, unless it has its share already.
+    fn count(&self, client: IpAddr) -> bool {
+        let per_client = self.caps().per_client;
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(client).or_default();
+        let has_room = *count < per_client;
+        *count += usize::from(has_room);
+        has_room
+    }
+}
+
+impl Place {
+    /// Counts this place, which was nobody's so far or a trusted peer's, as one of `client`; false when that client has its
+    /// share already.
+    pub fn count_for(&mut self, client: IpAddr) -> bool {
+        let counted = (!self.places.caps().trust.covers(client)).then(|| Client::at(client).key());
+        if counted.is_some_and(|client| !self.places.count(client)) {
+            return false;
         }
-        Some(Place { places: Arc::clone(self), counted, permit: Some(permit) })
+        self.counted = counted;
+        true
     }
 }
 

@@ -114,6 +114,29 @@ fn the_start_line_appears_whatever_the_level() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_log_names_the_client_that_a_trusted_peer_introduces_and_the_line_that_trusts_it() {
+    for (trusted, introduced) in [("loopback", true), ("private", false)] {
+        let directory = TempDir::new().unwrap();
+        let mut command = ticketgate(&directory, &ON_FREE_PORTS);
+        command.env("TICKETGATE_PROXY_PROTOCOL", "true").env("TICKETGATE_TRUSTED_PROXIES", trusted);
+        let mut server = Server::run(command, directory);
+        let public = address(&server.log_line_saying("listening"), "public");
+        for _ in 0..3 {
+            let mut connection = Connection::open(public).await;
+            connection.send("PROXY TCP4 203.0.113.7 127.0.0.1 1 2\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            assert_eq!(connection.response().await.map(|answer| answer.status), introduced.then_some(404));
+        }
+        server.signal(Signal::TERM);
+        let log = server.log_to_the_end();
+        let told = [
+            log.matches(r#""client":"203.0.113.7""#).count(),
+            log.matches(r#"set trusted_proxies = [\"private\", \"127.0.0.1\"]"#).count(),
+        ];
+        assert_eq!(told, if introduced { [3, 0] } else { [0, 1] }, "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_access_token_sent_along_by_mistake_is_told_to_nobody() {
     const CANARY: &str = "CANARY_93_TOKEN";
     let origin =
@@ -205,7 +228,8 @@ async fn told_of_relaying(token: &str, url: &str, forward: &str) -> String {
     let mut gone = Connection::open(relay).await;
     gone.send(format!("POST {create} HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{{")).await;
     drop(gone);
-    let page = Connection::open(address(&listening, "admin")).await.get("/metrics", "Connection: close\r\n").await;
+    let page =
+        Connection::to_operator(address(&listening, "admin")).await.get("/metrics", "Connection: close\r\n").await;
     told.push_str(page.text());
     server.signal(Signal::TERM);
     told.push_str(&server.log_to_the_end());
@@ -352,4 +376,25 @@ async fn a_hundred_megabytes_pass_each_way_in_bounded_memory() {
     behind.await.unwrap();
     let grown = peak(&server) - before;
     assert!(grown < 8 * 1024, "{grown} kB");
+}
+
+/// The processor's time that `server` has used, in hundredths of a second (proc(5)).
+fn processor_time(server: &Server) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.id())).unwrap();
+    let fields = stat.rsplit_once(") ").expect("a name in brackets").1.split(' ');
+    fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_for_the_rest_of_a_proxy_header_takes_no_processor_time() {
+    let directory = TempDir::new().unwrap();
+    let mut command = ticketgate(&directory, &ON_FREE_PORTS);
+    command.env("TICKETGATE_PROXY_PROTOCOL", "true").env("TICKETGATE_TIMEOUTS_FIRST_BYTE", "1s");
+    let mut server = Server::run(command, directory);
+    let mut half = Connection::open(address(&server.log_line_saying("listening"), "public")).await;
+    let before = processor_time(&server);
+    half.send("PROXY TCP4 203.0.113.7").await;
+    assert!(half.is_closed().await, "after a second");
+    let taken = processor_time(&server) - before;
+    assert!(taken < 30, "{taken} of 100");
 }

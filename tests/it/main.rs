@@ -20,6 +20,7 @@ mod limits;
 mod origin_request;
 mod origin_trouble;
 mod parts;
+mod proxy_protocol;
 mod relay;
 mod reload;
 mod server;
