@@ -61,9 +61,13 @@ pub struct Admin<T> {
     pub server: Arc<T>,
 }
 
-/// Serves `admin` on `listener` until dropped.
+/// Serves `admin` on `listener` until dropped, or until a successor does: probes are its to answer then.
 pub async fn serve(admin: Arc<Admin<impl Operated>>, listener: TcpListener) -> io::Result<()> {
-    small::serve(admin, listener, CONNECTIONS).await
+    let drain = admin.drain.clone();
+    tokio::select! {
+        ended = small::serve(admin, listener, CONNECTIONS) => ended,
+        () = drain.handed_over() => Ok(()),
+    }
 }
 
 impl<T: Operated> Answers for Admin<T> {

@@ -32,6 +32,7 @@ use crate::proxy::{Proxy, Shared};
 use crate::relay::{self, Relay};
 use crate::server::connection::Connections;
 use crate::server::drain::{Drain, Times};
+use crate::server::inheritance::{Inheritance, Legacy};
 use crate::server::listener::{Door, Entrance, Listener};
 use crate::server::places::Places;
 use crate::server::tls::Tls;
@@ -57,6 +58,7 @@ pub struct App {
     renewal: Option<Arc<Mutex<Renewal>>>,
     admin: Option<TcpListener>,
     relay: Option<TcpListener>,
+    legacy: Arc<Legacy>,
     addresses: Addresses,
     background: Runtime,
     shared: Arc<Shared>,
@@ -121,11 +123,23 @@ impl Default for Surroundings {
 impl App {
     /// Binds every listener of `config`.
     pub fn bind(config: Config, surroundings: Surroundings) -> Result<Self, StartError> {
+        Self::inherit(config, surroundings, Inheritance::default())
+    }
+
+    /// The same, where sockets that were handed to us are taken instead of binding them.
+    pub fn inherit(config: Config, surroundings: Surroundings, mut given: Inheritance) -> Result<Self, StartError> {
         files::raise_limit(config.server.max_connections);
         let certificate = certificate(&config.server.tls)?;
-        let listeners = listeners(&config.server)?;
-        let admin = config.admin.listen.map(|address| bind("admin.listen", address)).transpose()?;
-        let relay = config.relay.listen.map(|address| bind("relay.listen", address)).transpose()?;
+        let legacy = Arc::new(Legacy::default());
+        let mut open = |name, key, address| {
+            let socket = given.take(name, address).unwrap_or_else(|| listener::bind(address));
+            let kept = socket.and_then(|socket| legacy.keep(name, &socket).map(|()| socket));
+            kept.map_err(|error| StartError::Listen(key, address, error))
+        };
+        let listeners = listeners(&config.server, &mut open)?;
+        let admin = config.admin.listen.map(|address| open("admin", "admin.listen", address)).transpose()?;
+        let relay = config.relay.listen.map(|address| open("relay", "relay.listen", address)).transpose()?;
+        given.close_the_rest();
         let addresses = Addresses::of(&listeners, admin.as_ref(), relay.as_ref()).map_err(StartError::System)?;
         let connections = config.server.max_connections;
         let tls = certificate.clone().zip(addresses.tls);
@@ -134,7 +148,7 @@ impl App {
         let ground = Ground { around: surroundings, metrics: Metrics::new() };
         let renewal = certificate.map(|certificate| ground.renewal(&config, certificate));
         let shared = Arc::new(ground.share(&config, &background).map_err(StartError::CaFile)?);
-        Ok(Self { config, listeners, tls, renewal, admin, relay, addresses, background, shared, ground })
+        Ok(Self { config, listeners, tls, renewal, admin, relay, legacy, addresses, background, shared, ground })
     }
 
     /// Where the listeners are; ports that were 0 have their number.
@@ -159,9 +173,10 @@ impl App {
         let (workers, threads) = Workers::start(&services).map_err(StartError::System)?;
         let trust = self.shared.trust.clone();
         let places = Places::new(server.max_connections, server.max_connections_per_client, trust);
-        let Self { config, listeners, renewal, admin, relay, addresses, background, shared, ground, .. } = self;
+        let Self { config, listeners, renewal, admin, relay, legacy, addresses, background, shared, ground, .. } = self;
         let metrics = Arc::clone(&ground.metrics);
-        let door = Door { places: Arc::clone(&places), workers, metrics: Arc::clone(&metrics) };
+        let (counted, sockets) = (Arc::clone(&metrics), Arc::clone(&legacy));
+        let door = Door { places: Arc::clone(&places), workers, metrics: counted, legacy: sockets };
         background.spawn(listener::accept(listeners, door, drain.clone()));
         background.spawn(tend(Arc::clone(&shared.cache)));
         background.spawn(limit_drain(drain.clone()));
@@ -182,7 +197,8 @@ impl App {
             background.spawn(admin::serve(Arc::new(admin), listener));
         }
         announce(addresses);
-        Ok(Running::new(addresses, drain, threads, relaying, reload, metrics, background))
+        let background = Some(background);
+        Ok(Running { addresses, drain, threads, relaying, legacy, reload, metrics, background })
     }
 
     fn services(&self, drain: &Drain, records: &Arc<Records>) -> Result<Vec<Service>, StartError> {
@@ -203,19 +219,18 @@ impl App {
     }
 }
 
-fn bind(name: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    listener::bind(address).map_err(|error| StartError::Listen(name, address, error))
-}
-
 /// Every public listener that is on.
-fn listeners(config: &server::Config) -> Result<Vec<Listener>, StartError> {
+fn listeners(
+    config: &server::Config,
+    mut open: impl FnMut(&'static str, &'static str, SocketAddr) -> Result<TcpListener, StartError>,
+) -> Result<Vec<Listener>, StartError> {
     let wanted = [
-        ("listen", config.listen, Entrance::Clear),
-        ("tls.listen", config.tls.listen, Entrance::Tls),
-        ("tls.redirect", config.tls.redirect, Entrance::Redirect),
+        ("public", "listen", config.listen, Entrance::Clear),
+        ("tls", "tls.listen", config.tls.listen, Entrance::Tls),
+        ("redirect", "tls.redirect", config.tls.redirect, Entrance::Redirect),
     ];
-    let on = wanted.into_iter().filter_map(|(name, address, entrance)| Some((name, address?, entrance)));
-    on.map(|(name, address, entrance)| Ok(Listener { socket: bind(name, address)?, entrance })).collect()
+    let on = wanted.into_iter().filter_map(|(name, key, address, entrance)| Some((name, key, address?, entrance)));
+    on.map(|(name, key, address, entrance)| Ok(Listener { socket: open(name, key, address)?, entrance })).collect()
 }
 
 fn certificate(config: &server::tls::Config) -> Result<Option<Arc<Certificate>>, StartError> {

@@ -11,17 +11,19 @@ use super::reload::Reload;
 use crate::admin::Operated as _;
 use crate::metrics::{Metrics, Reading};
 use crate::server::drain::Drain;
+use crate::server::inheritance::Legacy;
 use crate::server::workers::Worker;
 
 /// A running app. Dropping it ends everything at once; [`Running::drain`] and [`Running::finish`] end it well.
 pub struct Running {
-    addresses: Addresses,
-    drain: Drain,
-    threads: Vec<Worker>,
-    relaying: Option<Relaying>,
-    reload: Arc<Reload>,
-    metrics: Arc<Metrics>,
-    background: Option<Runtime>,
+    pub(super) addresses: Addresses,
+    pub(super) drain: Drain,
+    pub(super) threads: Vec<Worker>,
+    pub(super) relaying: Option<Relaying>,
+    pub(super) legacy: Arc<Legacy>,
+    pub(super) reload: Arc<Reload>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) background: Option<Runtime>,
 }
 
 /// The relay at work; ends with how many connections were cut.
@@ -37,18 +39,6 @@ pub enum Ending {
 }
 
 impl Running {
-    pub(super) fn new(
-        addresses: Addresses,
-        drain: Drain,
-        threads: Vec<Worker>,
-        relaying: Option<Relaying>,
-        reload: Arc<Reload>,
-        metrics: Arc<Metrics>,
-        background: Runtime,
-    ) -> Self {
-        Self { addresses, drain, threads, relaying, reload, metrics, background: Some(background) }
-    }
-
     /// Where the listeners are.
     pub fn addresses(&self) -> Addresses {
         self.addresses
@@ -86,6 +76,16 @@ impl Running {
     /// Starts the drain (S38).
     pub fn drain(&self) {
         self.drain.announce();
+    }
+
+    /// Our listening sockets, to be handed on.
+    pub fn legacy(&self) -> &Legacy {
+        &self.legacy
+    }
+
+    /// Starts the drain because a successor serves on our sockets.
+    pub fn hand_over(&self) {
+        self.drain.hand_over();
     }
 
     /// Ends the drain when `impatience` does.

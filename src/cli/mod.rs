@@ -7,6 +7,7 @@ mod health;
 mod inspect;
 mod serve;
 mod signals;
+mod succession;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -32,6 +33,7 @@ Examples:
 
 Then let pages write <img src=\"/cgi-bin/showqrcode?ticket=TICKET\">.
 
+Signals: SIGTERM and SIGINT drain, SIGHUP reloads the configuration, SIGUSR2 lets a successor take over the listeners.
 Configuration: flags over environment (TICKETGATE_<SECTION>_<KEY>) over a TOML file (--config FILE, else
 ./ticketgate.toml, else /etc/ticketgate/ticketgate.toml) over defaults.
 Exit codes: 0 after a clean end, 2 for bad usage or configuration, 1 otherwise.";

@@ -4,10 +4,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::signals::Signals;
+use super::succession::{self, Succession};
 use super::{BAD_USAGE, complain, fail, refuse};
 use crate::app::{App, Ending, Running, StartError, Surroundings};
 use crate::config::{Config, Loaded, Sources};
 use crate::log;
+use crate::server::inheritance::Inheritance;
 
 /// Serves until `SIGTERM` or `SIGINT`, then drains; `SIGHUP` reads the configuration again (S38).
 pub(super) fn serve(mut sources: Sources) -> ExitCode {
@@ -17,13 +19,20 @@ pub(super) fn serve(mut sources: Sources) -> ExitCode {
     };
     // Read again it is this one: a file that is gone is a mistake, and no reason to fall back to defaults.
     sources.file.clone_from(&file);
+    // Before the log, which has a thread.
+    let given = Inheritance::from_environment(succession::is_successor());
     // Kept to the end: dropping it writes the lines that are still queued.
     let log = log::init(&config.log);
+    let succession = match Succession::of_this_process() {
+        Ok(succession) => succession,
+        Err(error) => return fail(format_args!("the program's own file cannot be found: {error}")),
+    };
     tell(&config, file.as_deref());
     let surroundings = Surroundings { log: log.control(), sources: Some(sources), ..Surroundings::default() };
-    match start(config, surroundings) {
+    match start(config, surroundings, given) {
         Ok((running, signals)) => {
-            signals.heed(&running);
+            succession::tell_ready();
+            signals.heed(&running, &succession);
             exit_code(running.finish())
         }
         Err(error @ (StartError::CaFile(_) | StartError::Certificate(_))) => {
@@ -34,8 +43,8 @@ pub(super) fn serve(mut sources: Sources) -> ExitCode {
     }
 }
 
-fn start(config: Config, surroundings: Surroundings) -> Result<(Running, Signals), StartError> {
-    let app = App::bind(config, surroundings)?;
+fn start(config: Config, around: Surroundings, given: Inheritance) -> Result<(Running, Signals), StartError> {
+    let app = App::inherit(config, around, given)?;
     let signals = app.wait_for(async { Signals::catch() }).map_err(StartError::System)?;
     Ok((app.start()?, signals))
 }

@@ -1,18 +1,23 @@
-//! Signals: `SIGTERM` and `SIGINT` end a server, `SIGHUP` has its configuration read again. They are caught from before the
+//! Signals: `SIGTERM` and `SIGINT` end a server, `SIGHUP` has its configuration read again, `SIGUSR2` lets
+//! a successor take its place. They are caught from before the
 //! line that says where it listens, so that whoever read that line can send one.
 
 use std::io;
 use std::sync::Arc;
 
+use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::succession::{Succession, tell_systemd};
 use crate::app::Running;
 use crate::app::reload::Reload;
+use crate::server::inheritance::Legacy;
 
 /// The signals of one process, caught.
 pub(super) struct Signals {
     end: End,
     hangup: Signal,
+    succeed: Signal,
 }
 
 /// Those that end it.
@@ -24,13 +29,29 @@ pub(super) struct End {
 impl Signals {
     /// Catches them from now on. Needs a runtime.
     pub(super) fn catch() -> io::Result<Self> {
-        Ok(Self { end: End::catch()?, hangup: signal(SignalKind::hangup())? })
+        Ok(Self {
+            end: End::catch()?,
+            hangup: signal(SignalKind::hangup())?,
+            succeed: signal(SignalKind::user_defined2())?,
+        })
     }
 
-    /// Has every `SIGHUP` read the configuration of `running` again, until one that ends it comes.
-    pub(super) fn heed(self, running: &Running) {
-        running.spawn(reload_on(self.hangup, Arc::clone(running.reload())));
-        self.end.heed(running);
+    /// Heeds them until one comes that ends `running`, or a successor serves; then it drains.
+    pub(super) fn heed(self, running: &Running, succession: &Succession) {
+        let Self { mut end, hangup, mut succeed } = self;
+        running.spawn(reload_on(hangup, Arc::clone(running.reload())));
+        let succeeded = running.wait_for(async {
+            tokio::select! {
+                () = end.next() => false,
+                () = a_successor(&mut succeed, succession, running.legacy()) => true,
+            }
+        });
+        if succeeded {
+            running.hand_over();
+        } else {
+            tell_systemd(NotifyState::Stopping);
+        }
+        end.drain(running);
     }
 }
 
@@ -43,6 +64,10 @@ impl End {
     /// Waits for one and announces the drain of `running`, which a second one cuts short.
     pub(super) fn heed(mut self, running: &Running) {
         running.wait_for(self.next());
+        self.drain(running);
+    }
+
+    fn drain(mut self, running: &Running) {
         running.cut_drain_on(async move { self.next().await });
         tracing::info!("draining; a second signal ends it at once");
         running.drain();
@@ -54,6 +79,18 @@ impl End {
             _ = self.interrupt.recv() => {}
         }
     }
+}
+
+/// Ends when there is one. While one is awaited, a signal that ends this process ends that wait, and with it the candidate.
+async fn a_successor(signal: &mut Signal, succession: &Succession, legacy: &Legacy) {
+    while signal.recv().await.is_some() {
+        tracing::info!("a successor is started");
+        match succession.take_place(legacy).await {
+            Ok(()) => return,
+            Err(why) => tracing::error!("there is no successor, this process goes on: {why}"),
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 /// One reload after the other. Ends with its runtime.

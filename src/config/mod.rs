@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 pub use mistake::{Mistake, Mistakes};
 use settings::Settings;
-pub use settings::{CONFIG_VARIABLE, Flag, Sources};
+pub use settings::{CONFIG_VARIABLE, Flag, PREDECESSOR_VARIABLE, Sources};
 pub use show::Show;
 
 /// Everything that can be configured. [`crate::app`] alone reads the whole of it.

@@ -21,6 +21,9 @@ const PREFIX: &str = "TICKETGATE_";
 /// Names the file, like `--config`; not a key.
 pub const CONFIG_VARIABLE: &str = "TICKETGATE_CONFIG";
 
+/// Tells a successor whose it is; not a key either.
+pub const PREDECESSOR_VARIABLE: &str = "TICKETGATE_PREDECESSOR";
+
 /// Where to look for a file that nobody named.
 const FILES: [&str; 2] = ["ticketgate.toml", "/etc/ticketgate/ticketgate.toml"];
 
@@ -249,7 +252,11 @@ fn variable(key: &str) -> String {
 /// Kubernetes and Docker links set these for a service that is called `ticketgate`; they are not meant for us.
 fn is_not_a_key(name: &str) -> bool {
     let rest = name.strip_prefix(PREFIX).unwrap_or(name);
-    name == CONFIG_VARIABLE || rest.starts_with("SERVICE_") || rest == "PORT" || rest.starts_with("PORT_")
+    name == CONFIG_VARIABLE
+        || name == PREDECESSOR_VARIABLE
+        || rest.starts_with("SERVICE_")
+        || rest == "PORT"
+        || rest.starts_with("PORT_")
 }
 
 fn unknown(key: &str, known: &BTreeMap<&'static str, Place>) -> String {

@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 pub struct Drain {
     announced: Arc<AtomicBool>,
     times: Arc<Mutex<Times>>,
+    handed_over: CancellationToken,
     announcement: CancellationToken,
     listener_gone: CancellationToken,
     over: CancellationToken,
@@ -53,6 +54,23 @@ impl Drain {
     pub fn announce(&self) {
         self.announced.store(true, Ordering::Release);
         self.announcement.cancel();
+    }
+
+    /// Starts the drain because a successor serves on our sockets: nothing is accepted any more, and there is nobody to warn.
+    pub fn hand_over(&self) {
+        self.set_times(Times { delay: Duration::ZERO, ..self.times() });
+        self.handed_over.cancel();
+        self.announce();
+    }
+
+    /// Whether a successor serves.
+    pub fn is_handed_over(&self) -> bool {
+        self.handed_over.is_cancelled()
+    }
+
+    /// Waits until a successor serves.
+    pub fn handed_over(&self) -> WaitForCancellationFuture<'_> {
+        self.handed_over.cancelled()
     }
 
     /// Whether the drain has started.

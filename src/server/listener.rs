@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::drain::Drain;
+use super::inheritance::Legacy;
 use super::places::Places;
 use super::workers::{Accepted, Workers};
 use crate::metrics::Metrics;
@@ -52,12 +53,18 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Lets a restart take over while old connections are in TIME_WAIT; never shares a listening port on Linux.
     socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    // Accepted sockets inherit it: a client that vanished from an idle stream of events is noticed.
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEP_ALIVE_AFTER).with_interval(KEEP_ALIVE_EVERY))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    let socket = socket.into();
+    prepare(&socket).map(|()| socket)
+}
+
+/// Makes a socket that listens ours, whoever opened it.
+pub fn prepare(socket: &TcpListener) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    // Accepted sockets inherit it: a client that vanished from an idle stream of events is noticed.
+    let keep_alive = TcpKeepalive::new().with_time(KEEP_ALIVE_AFTER).with_interval(KEEP_ALIVE_EVERY);
+    SockRef::from(socket).set_tcp_keepalive(&keep_alive)
 }
 
 /// Accepts until the drain has been announced for `drain_delay`, then empties the queues and closes the sockets.
@@ -70,6 +77,11 @@ pub async fn accept(listeners: Vec<Listener>, door: Door, drain: Drain) -> io::R
     }
     // First, since idle connections may hold the places that those in the queues wait for.
     drain.lose_listener();
+    door.legacy.close();
+    if drain.is_handed_over() {
+        // The queues are a successor's.
+        return Ok(());
+    }
     let queues = unwatched(open.listeners)?;
     tokio::select! {
         () = drain.over() => {}
@@ -129,6 +141,8 @@ pub struct Door {
     pub workers: Workers,
     /// Counts who is refused.
     pub metrics: Arc<Metrics>,
+    /// Second descriptors of the sockets, which are closed with them.
+    pub legacy: Arc<Legacy>,
 }
 
 impl Door {

@@ -8,6 +8,7 @@ pub mod deadline_io;
 pub mod drain;
 pub mod files;
 mod http2;
+pub mod inheritance;
 pub mod introduction;
 pub mod listener;
 pub mod places;

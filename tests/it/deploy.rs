@@ -121,9 +121,16 @@ fn the_unit_starts_what_it_installs_with_the_file_it_installs() {
     assert_eq!(flag, "--config");
     assert!(unit.lines().take(3).any(|line| line.ends_with(&format!("target/release/ticketgate {program}"))));
     assert!(unit.lines().take(3).any(|line| line.ends_with(&format!("deploy/ticketgate.toml {file}"))));
-    for not_there_yet in ["ExecReload", "Sockets=", "Type=notify"] {
-        assert!(!unit.contains(not_there_yet), "{not_there_yet}");
-    }
+    assert_eq!(value(&unit, "Type="), "notify");
+    assert_eq!(value(&unit, "ExecReload="), "/bin/kill -HUP $MAINPID");
+}
+
+#[test]
+fn the_socket_unit_opens_what_the_configuration_of_the_host_would() {
+    let socket = read("ticketgate.socket");
+    assert_eq!(value(&socket, "ListenStream="), of_the_host().server.listen.unwrap().to_string());
+    assert_eq!(value(&socket, "FileDescriptorName="), "public");
+    assert_eq!(value(&socket, "Service="), "ticketgate.service");
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod relay;
 mod reload;
 mod server;
 mod stale;
+mod succession;
 mod tls_http2;
 mod tls_origin;
 mod tls_server;

@@ -76,6 +76,15 @@ impl Server {
         panic!("never logged: {what}; but {passed:#?}")
     }
 
+    /// What is written, by whoever shares its standard error too, until `end` is.
+    pub fn text_until(&mut self, end: &str) -> String {
+        let mut text = String::new();
+        while !text.contains(end) {
+            assert!(self.stderr.read_line(&mut text).unwrap() > 0, "never written: {end}; but {text}");
+        }
+        text
+    }
+
     /// What is logged until it ends, which a second signal hastens.
     pub fn log_to_the_end(&mut self) -> String {
         let mut log = String::new();

@@ -1,0 +1,135 @@
+//! A successor (S38): on `SIGUSR2` the program that stands where ours did is started with our arguments and environment and
+//! is handed our listening sockets. When it says that it serves, we finish what we have and end; when it does not, it is
+//! ended and we go on. No connection is refused meanwhile: the sockets, and their queues, are open all the time.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use command_fds::{CommandFdExt as _, FdMapping};
+use sd_notify::NotifyState;
+
+use super::say;
+use crate::config::PREDECESSOR_VARIABLE as PREDECESSOR;
+use crate::server::inheritance::{Legacy, NAMES};
+
+/// What a successor says on its standard output, where a server says nothing else.
+const READY: &str = "ready";
+
+/// How long a successor may take to say so: large certificates and slow disks included.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// The first descriptor that is handed on (`sd_listen_fds(3)`).
+const FIRST: i32 = 3;
+
+/// How a successor is started.
+#[derive(Debug, Clone)]
+pub(super) struct Succession {
+    program: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+/// Why there is no successor.
+#[derive(Debug)]
+pub(super) enum NoSuccessor {
+    /// We are the first process of a container, which ends with us.
+    Container,
+    /// It could not be started.
+    NotStarted(io::Error),
+    /// It ended, or was ended, before it served; its own log says why.
+    NotReady,
+}
+
+/// Whether this process was started by a predecessor.
+pub(super) fn is_successor() -> bool {
+    std::env::var_os(PREDECESSOR).is_some()
+}
+
+/// Tells whoever started us that we serve: a predecessor, or systemd.
+pub(super) fn tell_ready() {
+    if is_successor() {
+        say(READY);
+    }
+    tell_systemd(NotifyState::Ready);
+}
+
+/// Tells systemd, if that is who watches us.
+pub(super) fn tell_systemd(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd cannot be told");
+    }
+}
+
+impl Succession {
+    /// Of this process. To be asked at the start: an upgrade replaces the program's file.
+    pub(super) fn of_this_process() -> io::Result<Self> {
+        Ok(Self { program: std::env::current_exe()?, arguments: std::env::args_os().skip(1).collect() })
+    }
+
+    /// Has a successor take over the sockets of `legacy`, and returns when it serves. Dropping
+    /// the future before ends it.
+    pub(super) async fn take_place(&self, legacy: &Legacy) -> Result<(), NoSuccessor> {
+        if std::process::id() == 1 {
+            return Err(NoSuccessor::Container);
+        }
+        let sockets = legacy.copies().map_err(NoSuccessor::NotStarted)?;
+        let mut candidate = Candidate(Some(self.start(sockets).map_err(NoSuccessor::NotStarted)?));
+        let child = candidate.0.as_mut().expect("just started");
+        let (id, says) = (child.id(), child.stdout.take().expect("it is piped"));
+        let listening = tokio::task::spawn_blocking(move || is_ready(says));
+        if !matches!(tokio::time::timeout(READY_WITHIN, listening).await, Ok(Ok(true))) {
+            return Err(NoSuccessor::NotReady);
+        }
+        candidate.0 = None;
+        tracing::info!(successor = id, "a successor serves");
+        tell_systemd(NotifyState::MainPid(id));
+        Ok(())
+    }
+
+    /// The command is dropped at once, and with it our copies of `sockets`.
+    fn start(&self, sockets: Vec<(&'static str, OwnedFd)>) -> io::Result<Child> {
+        let names: Vec<&str> = sockets.iter().map(|(name, _)| *name).collect();
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.env_remove("LISTEN_PID").env_remove("LISTEN_FDS_FIRST_FD");
+        command.env("LISTEN_FDS", names.len().to_string()).env(NAMES, names.join(":"));
+        command.env(PREDECESSOR, std::process::id().to_string());
+        let mappings = sockets.into_iter().zip(FIRST..);
+        let mappings = mappings.map(|((_, parent_fd), child_fd)| FdMapping { parent_fd, child_fd });
+        command.fd_mappings(mappings.collect()).map_err(io::Error::other)?;
+        command.spawn()
+    }
+}
+
+/// Blocks until it says so, or ends.
+fn is_ready(says: ChildStdout) -> bool {
+    let mut line = String::new();
+    let _ = BufReader::new(says.take(1024)).read_line(&mut line);
+    line.trim_end() == READY
+}
+
+/// A process that does not serve yet. Dropped in this state it is of no use, and ends.
+struct Candidate(Option<Child>);
+
+impl Drop for Candidate {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl fmt::Display for NoSuccessor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Container => f.write_str("this is the first process of a container, which would end with it"),
+            Self::NotStarted(error) => write!(f, "it cannot be started: {error}"),
+            Self::NotReady => write!(f, "it ended, or did not serve within {READY_WITHIN:?}; see its own lines above"),
+        }
+    }
+}
