@@ -1,14 +1,18 @@
-//! The demo's page in a real browser, which sees what no other client does: decoded pictures, canvases that may be read,
-//! a policy that is enforced. Run with `cargo test --test it browser -- --ignored`.
+//! The demo's page, and others, in a real browser, which sees what no other client does: decoded pictures, canvases that may
+//! be read, a policy that is enforced, HTTP/2 as it is really spoken. Run with `cargo test --test it browser -- --ignored`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use ticketgate::app::Surroundings;
-use ticketgate::demo::Demo;
+use ticketgate::demo::{Demo, qr};
 
 use crate::support::browser::Browser;
+use crate::support::origin::{Answer, Origin};
+use crate::support::proxy::Proxy;
 use crate::support::scanner::Grey;
+use crate::support::tickets;
+use crate::support::tls::Authority;
 
 const GOOD: [&str; 5] = ["bare", "encoded", "twice", "brief", "permanent"];
 
@@ -217,4 +221,54 @@ fn no_browser_keeps_an_image_beyond_its_tickets_life() {
          image.src = {src}"
     ));
     viewer.browser.wait_for("html[data-dead='gone']");
+}
+
+/// More than the six connections that a browser opens to one host in HTTP/1.1.
+const PICTURES: u32 = 12;
+
+/// WeChat, and an app with a page of codes.
+async fn page_and_pictures() -> Origin {
+    let images = (0..PICTURES).map(|number| format!("<img src=\"{}\">", tickets::target(&tickets::permanent(number))));
+    let page = format!("<!doctype html><title>codes</title>{}", images.collect::<String>());
+    let picture = qr::draw("http://weixin.qq.com/q/shown").unwrap();
+    Origin::start(move |_, head| {
+        if head.starts_with("GET /cgi-bin/showqrcode") {
+            Answer::of(200, "Content-Type: image/jpg\r\nCache-Control: max-age=604800\r\n", &picture)
+        } else if head.starts_with("GET /page ") {
+            Answer::of(200, "Content-Type: text/html\r\n", page.as_bytes())
+        } else {
+            Answer::of(404, "", b"")
+        }
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs chromium"]
+async fn a_page_and_its_images_come_over_http_2() {
+    let origin = page_and_pictures().await;
+    let authority = Authority::new();
+    let pin = authority.install().pin();
+    let proxy = Proxy::with(&origin, |config| {
+        authority.configure(config);
+        config.forward.app = Some(origin.url().parse().unwrap());
+    });
+    let url = format!("https://localhost:{}/page", proxy.tls().port());
+    let look = move || {
+        let browser = Browser::pinning(&pin, 1280, 900);
+        browser.open(&url);
+        // The page is open when its images have come, or failed.
+        let widths = browser.run("return [...document.images].map((image) => image.naturalWidth)");
+        let spoken = browser.run(
+            "const spoken = (type) => performance.getEntriesByType(type).map((e) => e.nextHopProtocol);
+             return [spoken('navigation'), spoken('resource').slice(0, document.images.length)]",
+        );
+        (widths, spoken)
+    };
+    let (widths, spoken) = tokio::task::spawn_blocking(look).await.unwrap();
+    let pictures = PICTURES as usize;
+    assert_eq!(widths, json!(vec![qr::SIDE; pictures]));
+    assert_eq!(spoken, json!([["h2"], vec!["h2"; pictures]]));
+    assert_eq!(proxy.running.metrics().totals().misses, u64::from(PICTURES));
+    assert_eq!(proxy.running.metrics().tls_handshakes_failed.get(), 0);
 }

@@ -415,18 +415,40 @@ async fn no_request_over_http_2_is_lost_in_a_drain() {
     assert_eq!((metrics.totals().hits + metrics.totals().misses, metrics.abandoned.get()), (answered, 0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn curl_speaks_http_2_to_it() {
-    let version = std::process::Command::new("curl").arg("--version").output();
-    if !version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("HTTP2")) {
-        return;
-    }
-    let scene = scene(|_| {}).await;
-    let url = format!("https://localhost:{}{}", scene.proxy.tls().port(), image(1));
+/// `curl` with `arguments`, in an environment that leads it nowhere else: what it fetched, and what it says of that.
+async fn curl(arguments: Vec<String>) -> std::process::Output {
     let mut curl = std::process::Command::new("curl");
-    curl.args(["-sS", "--http2", "-w", "%{http_version} %{http_code}", "-o", "/dev/null", "--cacert"]);
-    curl.arg(scene.authority.ca_file()).args(["--noproxy", "*", "--resolve"]);
-    curl.arg(format!("localhost:{}:127.0.0.1", scene.proxy.tls().port())).arg(url);
-    let output = tokio::task::spawn_blocking(move || curl.output().unwrap()).await.unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "2 200", "{output:?}");
+    curl.args(["-q", "-sS", "--max-time", "20", "--noproxy", "*", "-w", "%{stderr}%{http_version} %{http_code}"]);
+    curl.args(arguments);
+    tokio::task::spawn_blocking(move || curl.output().expect("curl is installed")).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs curl"]
+async fn curl_gets_the_image_in_http_2_and_in_http_1_when_it_asks_for_that() {
+    let scene = scene(|_| {}).await;
+    let (port, ca) = (scene.proxy.tls().port(), scene.authority.ca_file());
+    for (flag, said) in [("--http2", "2 200"), ("--http1.1", "1.1 200")] {
+        let resolve = format!("localhost:{port}:127.0.0.1");
+        let url = format!("https://localhost:{port}{}", image(1));
+        let arguments = [flag, "--cacert", ca.to_str().unwrap(), "--resolve", &resolve, &url];
+        let output = curl(arguments.map(str::to_owned).to_vec()).await;
+        assert_eq!(String::from_utf8_lossy(&output.stderr), said);
+        assert!(output.status.success() && output.stdout == jpeg(), "{flag}");
+    }
+    assert_eq!(scene.origin.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs curl"]
+async fn curl_is_refused_http_2_in_the_clear_and_its_upgrade_is_passed_over() {
+    let scene = scene(|_| {}).await;
+    let url = format!("http://{}{}", scene.proxy.address(), image(1));
+    let output = curl(vec!["--http2-prior-knowledge".to_owned(), url.clone()]).await;
+    assert!(!output.status.success() && output.stdout != jpeg(), "{output:?}");
+    assert_eq!(scene.origin.count(), 0);
+    eventually("it is counted", || scene.proxy.running.metrics().malformed.get() == 1).await;
+    let output = curl(vec!["--http2".to_owned(), url]).await;
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "1.1 200", "an offer of h2c is no more than that");
+    assert_eq!(output.stdout, jpeg());
 }

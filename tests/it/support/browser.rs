@@ -34,6 +34,15 @@ pub struct Browser {
 impl Browser {
     /// Starts a browser whose pages are `width` by `height` pixels.
     pub fn start(width: u32, height: u32) -> Self {
+        Self::with(width, height, &[])
+    }
+
+    /// The same, which believes servers that have the key of `pin`, whoever signed their certificate.
+    pub fn pinning(pin: &str, width: u32, height: u32) -> Self {
+        Self::with(width, height, &[&format!("--ignore-certificate-errors-spki-list={pin}")])
+    }
+
+    fn with(width: u32, height: u32, flags: &[&str]) -> Self {
         let mut command = Command::new("chromedriver");
         command.arg("--port=0").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut driver = command.spawn().expect("chromedriver is installed");
@@ -41,15 +50,17 @@ impl Browser {
         let port = announced_port(driver.stdout.as_mut().expect("a pipe"));
         let profile = tempfile::tempdir().unwrap();
         let mut browser = Self { driver, port, session: String::new(), profile };
-        let arguments = [
+        let profile_flag = format!("--user-data-dir={}", browser.profile.path().display());
+        let common = [
             "--headless=new",
             "--no-sandbox",
             "--disable-gpu",
             "--disable-dev-shm-usage",
             "--hide-scrollbars",
             "--host-resolver-rules=MAP shop.example 127.0.0.1",
-            &format!("--user-data-dir={}", browser.profile.path().display()),
+            &profile_flag,
         ];
+        let arguments = [&common, flags].concat();
         let capabilities = json!({
             "browserName": "chrome",
             "timeouts": { "script": PATIENCE_MILLIS },

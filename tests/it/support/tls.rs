@@ -4,9 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PublicKeyData};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use ticketgate::config::Config;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -26,6 +29,14 @@ pub struct Authority {
 pub struct Issued {
     pub cert: String,
     pub key: String,
+}
+
+impl Issued {
+    /// What browsers pin a key by: the hash of its `SubjectPublicKeyInfo`, Base64.
+    pub fn pin(&self) -> String {
+        let key = KeyPair::from_pem(&self.key).unwrap();
+        STANDARD.encode(Sha256::digest(key.subject_public_key_info()))
+    }
 }
 
 impl Authority {
