@@ -26,7 +26,7 @@ use crate::cache::status::Forward;
 use crate::cache::{Cache, Known};
 use crate::clock::Clock;
 use crate::fill::{Fills, Joined};
-use crate::forward::{Forward as App, Via};
+use crate::forward::Forward as App;
 use crate::limit::{Admitted, Client, Limits, Trust};
 use crate::metrics::Reading;
 use crate::peer::Peer;
@@ -34,6 +34,7 @@ use crate::reply::{Answered, Refusal, Reply};
 use crate::respond::{Asked, Responder};
 use crate::route::{self, Route, Routes};
 use crate::ticket::{Expired, Ticket};
+use crate::via::Via;
 
 /// How long somebody waits for the origin who could be shown a stale image (S23).
 const PATIENCE: Duration = Duration::from_millis(500);

@@ -27,7 +27,7 @@ use crate::fault::Faults;
 use crate::forward::Forward;
 use crate::log::{Control, START};
 use crate::metrics::Metrics;
-use crate::origin::BadCaFile;
+use crate::outbound::BadCaFile;
 use crate::proxy::{Proxy, Shared};
 use crate::relay::{self, Relay};
 use crate::server::connection::Connections;
@@ -100,7 +100,7 @@ pub struct Surroundings {
 pub enum StartError {
     /// A listener cannot be bound.
     Listen(&'static str, SocketAddr, io::Error),
-    /// `origin.ca_file` is of no use.
+    /// `origin.ca_file` or `forward.ca_file` is of no use.
     CaFile(BadCaFile),
     /// `tls.cert` or `tls.key` is of no use.
     Certificate(BadCertificate),
@@ -206,16 +206,16 @@ impl App {
         let metrics = &self.ground.metrics;
         let introductions = self.ground.introductions(&self.config);
         let service = |_| {
-            let forward = Forward::new(&self.config.forward, self.shared.via.clone()).map(Arc::new);
-            let proxy = Proxy { shared: Arc::clone(&self.shared), forward };
+            let forward = Forward::new(&self.config.forward, self.shared.via.clone()).map_err(StartError::CaFile)?;
+            let proxy = Proxy { shared: Arc::clone(&self.shared), forward: forward.map(Arc::new) };
             let exchanges = Arc::new(Exchanges::new(proxy, Arc::clone(records)));
             let (timeouts, tls) = (self.config.server.timeouts, self.tls.clone());
             let drain = drain.for_thread();
             let (metrics, introductions) = (Arc::clone(metrics), introductions.clone());
             let connections = Connections::new(exchanges, timeouts, drain, metrics, introductions, tls);
-            Arc::new(ArcSwap::from_pointee(connections))
+            Ok(Arc::new(ArcSwap::from_pointee(connections)))
         };
-        Ok((0..threads).map(service).collect())
+        (0..threads).map(service).collect()
     }
 }
 

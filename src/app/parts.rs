@@ -11,10 +11,10 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::fill::judge::Rules;
 use crate::fill::{Filler, Fills};
-use crate::forward::Via;
 use crate::limit::{Limits, Trust};
 use crate::metrics::Metrics;
-use crate::origin::{BadCaFile, Origin};
+use crate::origin::Origin;
+use crate::outbound::BadCaFile;
 use crate::proxy::Shared;
 use crate::respond::Responder;
 use crate::respond::cors::Cors;
@@ -23,6 +23,7 @@ use crate::server::introduction::Introductions;
 use crate::server::tls::certificate::Certificate;
 use crate::server::tls::renewal::Renewal;
 use crate::ticket::Expired;
+use crate::via::Via;
 
 /// What is built once and outlives every configuration.
 #[derive(Clone)]
@@ -43,10 +44,11 @@ impl Ground {
             Some(_) => Cache::with_own(&config.cache, config.tickets.max_own, on_evict),
         });
         let limits = Arc::new(Limits::new(&config.limits, &self.around.clock));
-        let origin = Arc::new(self.origin(config)?);
+        let via = Via::unique();
+        let origin = Arc::new(self.origin(config, &via)?);
         let filler = self.filler(config, &cache, origin, &limits);
         let fills = Fills::new(filler, most_fills(config), background.handle().clone());
-        Ok(self.assemble(config, (cache, limits, fills), Via::unique()))
+        Ok(self.assemble(config, (cache, limits, fills), via))
     }
 
     /// The same by `config`, where `before` was built by `was`. A file of certificates is read anew.
@@ -54,7 +56,8 @@ impl Ground {
         let is_same = config.origin == was.origin
             && config.origin.ca_file.is_none()
             && config.cache.max_image == was.cache.max_image;
-        let origin = if is_same { Arc::clone(before.fills.origin()) } else { Arc::new(self.origin(config)?) };
+        let origin =
+            if is_same { Arc::clone(before.fills.origin()) } else { Arc::new(self.origin(config, &before.via)?) };
         let cache = Arc::clone(&before.cache);
         let limits = Arc::new(before.limits.renewed(&config.limits, &self.around.clock));
         let fills = before.fills.renewed(self.filler(config, &cache, origin, &limits), most_fills(config));
@@ -73,8 +76,8 @@ impl Ground {
         config.server.proxy_protocol.then(|| Introductions::new(trust, patience, Arc::clone(&self.metrics)))
     }
 
-    fn origin(&self, config: &Config) -> Result<Origin, BadCaFile> {
-        Origin::new(&config.origin, config.cache.max_image, self.around.clock.clone())
+    fn origin(&self, config: &Config, via: &Via) -> Result<Origin, BadCaFile> {
+        Origin::new(&config.origin, config.cache.max_image, self.around.clock.clone(), via.clone())
     }
 
     fn filler(&self, config: &Config, cache: &Arc<Cache>, origin: Arc<Origin>, limits: &Arc<Limits>) -> Filler {

@@ -14,7 +14,7 @@ use crate::config::{Config, Mistakes, Sources};
 use crate::forward::Forward;
 use crate::limit::Trust;
 use crate::metrics::Reading;
-use crate::origin::BadCaFile;
+use crate::outbound::BadCaFile;
 use crate::proxy::{Proxy, Shared};
 use crate::server::drain::{Drain, Times};
 use crate::server::files;
@@ -101,8 +101,9 @@ impl Reload {
         }
         keep_what_needs_a_restart(&mut config, &was);
         let shared = self.ground.renew(&self.shared.load(), &was, &config).map_err(NotReloaded::CaFile)?;
+        let apps = self.apps(&shared, &was, &config).map_err(NotReloaded::CaFile)?;
         self.renew_certificate(&config).map_err(NotReloaded::Certificate)?;
-        self.put_in_force(Arc::new(shared), &was, &config);
+        self.put_in_force(Arc::new(shared), apps, &was, &config);
         *was = config;
         Ok(reloaded)
     }
@@ -126,18 +127,24 @@ impl Reload {
         renewal.lock().unwrap_or_else(PoisonError::into_inner).adopt(config.server.tls.clone())
     }
 
+    /// The way to the app for each worker, whose pool stays where nothing of it has changed.
+    fn apps(&self, shared: &Shared, was: &Config, config: &Config) -> Result<Vec<Option<Arc<Forward>>>, BadCaFile> {
+        let is_same = config.forward == was.forward && config.forward.ca_file.is_none();
+        let app = |service: &Service| {
+            if is_same {
+                return Ok(service.load().exchanges().proxy().forward.clone());
+            }
+            Ok(Forward::new(&config.forward, shared.via.clone())?.map(Arc::new))
+        };
+        self.services.iter().map(app).collect()
+    }
+
     /// Nothing here can fail: half a configuration is never in force.
-    fn put_in_force(&self, shared: Arc<Shared>, was: &Config, config: &Config) {
+    fn put_in_force(&self, shared: Arc<Shared>, apps: Vec<Option<Arc<Forward>>>, was: &Config, config: &Config) {
         let server = &config.server;
         let introductions = self.ground.introductions(config);
-        for service in &self.services {
+        for (service, forward) in self.services.iter().zip(apps) {
             let connections = service.load_full();
-            let before = connections.exchanges().proxy();
-            let forward = if config.forward == was.forward {
-                before.forward.clone()
-            } else {
-                Forward::new(&config.forward, shared.via.clone()).map(Arc::new)
-            };
             connections.exchanges().replace(Proxy { shared: Arc::clone(&shared), forward });
             service.store(Arc::new(connections.with(server.timeouts, introductions.clone())));
         }

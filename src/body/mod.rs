@@ -6,6 +6,7 @@ pub mod timed;
 pub mod tunnel;
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -21,10 +22,21 @@ pub enum Body {
     Empty,
     /// These bytes, whole.
     Bytes(Bytes),
-    /// The app's answer, as it comes.
-    App(Incoming),
+    /// The app's answer, as it comes, and its seat on a connection that it shares.
+    App(Incoming, Option<Seat>),
     /// No body: what follows a 101. Whoever owns the connection takes it out and carries it.
     Tunnel(Box<Tunnel>),
+}
+
+/// One of the exchanges on a connection that many share; held until its answer has ended.
+#[derive(Debug, Clone, Default)]
+pub struct Seat(Arc<()>);
+
+impl Seat {
+    /// How many others there are.
+    pub fn taken(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
+    }
 }
 
 impl Body {
@@ -45,7 +57,7 @@ impl http_body::Body for Body {
     type Error = hyper::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Self::App(incoming) = &mut *self {
+        if let Self::App(incoming, _) = &mut *self {
             return Pin::new(incoming).poll_frame(cx);
         }
         Poll::Ready(match std::mem::take(&mut *self) {
@@ -58,7 +70,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty | Self::Tunnel(_) => true,
             Self::Bytes(bytes) => bytes.is_empty(),
-            Self::App(incoming) => incoming.is_end_stream(),
+            Self::App(incoming, _) => incoming.is_end_stream(),
         }
     }
 
@@ -66,7 +78,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty | Self::Tunnel(_) => SizeHint::with_exact(0),
             Self::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::App(incoming) => incoming.size_hint(),
+            Self::App(incoming, _) => incoming.size_hint(),
         }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub struct TimedBody {
     waiting: bool,
     ended: bool,
     unread: Unread,
-    last_piece: Option<LastPiece>,
+    watch: Option<Watch>,
 }
 
 /// When the last piece of something that moves, such as a request body, was passed on.
@@ -43,6 +43,38 @@ impl LastPiece {
     /// Notes that a piece moves just now.
     pub fn note(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+/// Sees a request body after it was handed on: over HTTP/2 its failure is a reset stream, which does not say why.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    last_piece: LastPiece,
+    failure: Arc<OnceLock<BodyFailure>>,
+}
+
+/// How a request body failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFailure {
+    /// The next piece did not come in time.
+    Overdue,
+    /// The connection failed.
+    Broken,
+}
+
+impl Watch {
+    fn begin() -> Self {
+        Self { last_piece: LastPiece::now(), failure: Arc::default() }
+    }
+
+    /// When its last piece was passed on.
+    pub fn last_piece(&self) -> Instant {
+        self.last_piece.at()
+    }
+
+    /// How it failed, if it did.
+    pub fn failure(&self) -> Option<BodyFailure> {
+        self.failure.get().copied()
     }
 }
 
@@ -76,18 +108,18 @@ impl TimedBody {
     /// Wraps `incoming`; `unread` learns when it is dropped early.
     pub fn new(incoming: Incoming, between_pieces: Duration, unread: Unread) -> Self {
         let incoming = Some(incoming);
-        Self { incoming, between_pieces, timer: None, waiting: false, ended: false, unread, last_piece: None }
+        Self { incoming, between_pieces, timer: None, waiting: false, ended: false, unread, watch: None }
     }
 
     /// No body.
     pub fn nothing() -> Self {
         let (between_pieces, unread) = (Duration::ZERO, Unread::default());
-        Self { incoming: None, between_pieces, timer: None, waiting: false, ended: true, unread, last_piece: None }
+        Self { incoming: None, between_pieces, timer: None, waiting: false, ended: true, unread, watch: None }
     }
 
     /// Lets the caller see how the body moves after it was handed on.
-    pub fn watch(&mut self) -> LastPiece {
-        self.last_piece.get_or_insert_with(LastPiece::now).clone()
+    pub fn watch(&mut self) -> Watch {
+        self.watch.get_or_insert_with(Watch::begin).clone()
     }
 
     /// Tells what of this body's connection is left unread.
@@ -99,9 +131,20 @@ impl TimedBody {
     fn note(&mut self, piece: Option<&Frame<Bytes>>) {
         self.waiting = false;
         self.ended = piece.is_none_or(Frame::is_trailers);
-        if let Some(last_piece) = &self.last_piece {
-            last_piece.note();
+        if let Some(watch) = &self.watch {
+            watch.last_piece.note();
         }
+    }
+
+    fn fail(&self, error: BodyError) -> BodyError {
+        if let Some(watch) = &self.watch {
+            // The first is what it failed of.
+            let _ = watch.failure.set(match error {
+                BodyError::Overdue(_) => BodyFailure::Overdue,
+                BodyError::Broken(_) => BodyFailure::Broken,
+            });
+        }
+        error
     }
 
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
@@ -129,13 +172,13 @@ impl Body for TimedBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         match Pin::new(incoming).poll_frame(cx) {
-            Poll::Ready(Some(Err(broken))) => Poll::Ready(Some(Err(BodyError::Broken(broken)))),
+            Poll::Ready(Some(Err(broken))) => Poll::Ready(Some(Err(self.fail(BodyError::Broken(broken))))),
             Poll::Ready(piece) => {
                 let piece = piece.and_then(Result::ok);
                 self.note(piece.as_ref());
                 Poll::Ready(piece.map(Ok))
             }
-            Poll::Pending => self.poll_overdue(cx).map(|overdue| Some(Err(overdue))),
+            Poll::Pending => self.poll_overdue(cx).map(|overdue| Some(Err(self.fail(overdue)))),
         }
     }
 

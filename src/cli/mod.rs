@@ -75,7 +75,7 @@ struct Options {
     /// Where everybody is served [default: 127.0.0.1:8080; port 0 picks a free one].
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<String>,
-    /// The app behind us, for all other paths [default: none; they are 404].
+    /// The app behind us, http or https, for all other paths [default: none; they are 404].
     #[arg(long, value_name = "URL")]
     app: Option<String>,
     #[arg(long, value_name = "URL", help = "Who is asked for images [default: https://mp.weixin.qq.com]")]

@@ -7,14 +7,14 @@ use http::Uri;
 use super::Config;
 use super::settings::Settings;
 use crate::cache::OWN_SHARE;
-use crate::origin;
+use crate::outbound;
 use crate::server::tls::certificate;
 
 /// Notes every contradiction in `config`.
 pub(super) fn find(settings: &mut Settings, config: &Config) {
     deadlines(settings, config);
     addresses(settings, config);
-    let Config { cache, routes, origin, relay, .. } = config;
+    let Config { cache, routes, origin, forward, relay, .. } = config;
     let (room, share) = match relay.listen {
         None => (cache.memory, ""),
         Some(_) => (cache.memory / OWN_SHARE, "half of "),
@@ -28,8 +28,10 @@ pub(super) fn find(settings: &mut Settings, config: &Config) {
         let text = "health_path is one of paths; it would never be answered".to_owned();
         settings.conflict(&["health_path", "paths"], text);
     }
-    if let Some(bad) = origin.ca_file.as_deref().and_then(|path| origin::check_ca_file(path).err()) {
-        settings.conflict(&["origin.ca_file"], bad.to_string());
+    for (key, file) in [("origin.ca_file", &origin.ca_file), ("forward.ca_file", &forward.ca_file)] {
+        if let Some(bad) = file.as_deref().and_then(|path| outbound::check_ca_file(key, path).err()) {
+            settings.conflict(&[key], bad.to_string());
+        }
     }
     if config.admin.token.is_some() && config.admin.token_file.is_some() {
         let text = "admin.token and admin.token_file both give a token; keep one of them".to_owned();

@@ -69,6 +69,7 @@ fn origin(from: &mut Settings, config: &mut Config) {
     from.set(&mut forward.connect_timeout, "forward.connect_timeout", duration(DEADLINE));
     from.set(&mut forward.first_byte_timeout, "forward.first_byte_timeout", duration(DEADLINE));
     from.set(&mut forward.tunnel_idle, "forward.tunnel_idle", duration(TUNNEL));
+    from.set(&mut forward.ca_file, "forward.ca_file", file);
 }
 
 fn cache(from: &mut Settings, config: &mut Config) {

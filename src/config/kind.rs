@@ -215,11 +215,13 @@ fn field_to_pass(item: &Value) -> Result<HeaderName, String> {
 
 /// The app's URL: scheme and authority.
 pub(super) fn app_url(value: &Value) -> Result<Option<Uri>, Wrong> {
-    const VALID: &str = "the app's address without a path, reached over plain http, such as \"http://127.0.0.1:3000\"";
+    const VALID: &str =
+        "\"http://\" or \"https://\" and the app's address, without a path, such as \"http://127.0.0.1:3000\"";
     if value.as_text() == Some("") {
         return Ok(None);
     }
-    let is_bare = |uri: &Uri| uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none();
+    let is_bare =
+        |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.path() == "/" && uri.query().is_none();
     let uri = url(value).filter(is_bare);
     uri.map(Some).ok_or_else(|| wrong("is no address of an app", VALID))
 }

@@ -174,7 +174,7 @@ fn no_key_is_forgotten_in_the_file_above() {
     // Files that must exist are tried elsewhere, and what needs them.
     assert_eq!(
         settings.untouched(),
-        ["admin.token_file", "origin.ca_file", "tls.cert", "tls.key", "tls.listen", "tls.redirect"]
+        ["admin.token_file", "forward.ca_file", "origin.ca_file", "tls.cert", "tls.key", "tls.listen", "tls.redirect"]
     );
 }
 
@@ -395,6 +395,8 @@ fn contradictions_name_what_to_change() {
         ("[tls]\nlisten = \"127.0.0.1:1\"", "2: tls.cert: tls.listen needs it"),
         ("[tls]\nlisten = \"127.0.0.1:1\"\ncert = \"/nowhere/c.pem\"\nkey = \"k\"", "3: tls.cert /nowhere/c.pem: "),
         ("[origin]\nca_file = \"/nowhere/ca.pem\"", "2: origin.ca_file /nowhere/ca.pem: "),
+        ("[forward]\nca_file = \"/nowhere/ca.pem\"", "2: forward.ca_file /nowhere/ca.pem: "),
+        ("listen = \"127.0.0.1:443\"\napp = \"https://localhost\"", "2: app is our own listener"),
     ];
     for (toml, expected) in cases {
         let told = mistakes(toml);
@@ -410,7 +412,8 @@ fn values_out_of_range_or_of_another_kind_are_refused() {
     let bad = [
         "listen = \"localhost:80\"",
         "listen = 8080",
-        "app = \"https://127.0.0.1:1\"",
+        "app = \"ftp://127.0.0.1:1\"",
+        "app = \"https://127.0.0.1:1/base\"",
         "app = \"http://127.0.0.1:1/base\"",
         "app = \"http://user:secret@127.0.0.1:1\"",
         "app = \"127.0.0.1:1\"",

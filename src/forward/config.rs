@@ -1,5 +1,6 @@
 //! The app behind us: `app` and `[forward]`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
@@ -9,12 +10,14 @@ use http::Uri;
 pub struct Config {
     /// `app`: scheme and authority; `None` answers 404.
     pub app: Option<Uri>,
-    /// `connect_timeout`.
+    /// `connect_timeout`: name, TCP and TLS together.
     pub connect_timeout: Duration,
     /// `first_byte_timeout`: from the connection to the head of the answer.
     pub first_byte_timeout: Duration,
     /// `tunnel_idle`: how long nothing may move in a tunnel.
     pub tunnel_idle: Duration,
+    /// `ca_file`: PEM certificates to believe besides the web's; `None` when empty.
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -24,6 +27,7 @@ impl Default for Config {
             connect_timeout: Duration::from_secs(3),
             first_byte_timeout: Duration::from_secs(60),
             tunnel_idle: Duration::from_secs(3600),
+            ca_file: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What belongs to one connection and must not travel on (RFC 9110 §7.6.1).
 
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, Version, header};
 
 /// Fields that always end at this hop. `Proxy-Authorization` is for whoever challenged, so it travels on.
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -42,6 +42,14 @@ pub fn strip(headers: &mut HeaderMap) {
 /// Whether `Connection` names `field`.
 pub fn connection_names(headers: &HeaderMap, field: &HeaderName) -> bool {
     headers.get_all(header::CONNECTION).iter().flat_map(names).any(|name| name == *field)
+}
+
+/// Whether whoever sent a message with `headers` takes trailers behind the answer (RFC 9110 §10.1.4): our wish as well, since
+/// we pass them on. HTTP/1.1 names the field in `Connection`; over HTTP/2 it speaks for itself (RFC 9113 §8.2.2).
+pub fn takes_trailers(headers: &HeaderMap, version: Version) -> bool {
+    let mut members = headers.get_all(header::TE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    (version == Version::HTTP_2 || connection_names(headers, &header::TE))
+        && members.any(|member| member.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 fn names(line: &http::HeaderValue) -> impl Iterator<Item = HeaderName> {

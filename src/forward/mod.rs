@@ -1,85 +1,64 @@
 //! The app behind us: whatever is no image is its to answer. Both bodies stream with back-pressure; nothing is cached.
 
 pub mod config;
-mod connect;
+mod draft;
+mod failure;
 mod fields;
 pub mod hop;
+mod pool;
 mod upgrade;
-mod via;
 
-use std::error::Error as StdError;
 use std::time::Duration;
 
 pub use config::Config;
-use connect::Connector;
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header};
+use draft::Draft;
+pub use failure::ForwardFailure;
+use http::{Method, Request, Response, StatusCode, Version, header, uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::client::legacy::{Client as Pool, Error as PoolError};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use pool::Pool;
+use tokio::time::Instant;
 use upgrade::Upgrade;
-pub use via::Via;
 
-use crate::body::Body;
-use crate::body::timed::{BodyError, TimedBody};
+use crate::body::timed::{TimedBody, Watch};
 use crate::body::tunnel::Tunnel;
-use crate::outbound::{self, Unanswered};
+use crate::body::{Body, Seat};
+use crate::outbound::connect::ConnectError;
+use crate::outbound::trouble::links;
+use crate::outbound::{self, BadCaFile, trust};
 use crate::peer::Peer;
-use crate::respond;
+use crate::via::{self, Via};
 
-/// Shorter than the keep-alive of common app servers (Node: 5 s), so that we rarely meet a closing connection.
-const POOL_IDLE: Duration = Duration::from_secs(4);
-
-/// Connections that one thread keeps for later.
-const MOST_IDLE: usize = 64;
-
-const CHUNKED: HeaderValue = HeaderValue::from_static("chunked");
+/// Connections in a row that may close before a request was written to them.
+const MOST_UNSENT: usize = 3;
 
 /// The way to the app. Each worker thread has its own: pooled connections live where they were opened.
 pub struct Forward {
-    pool: Pool<Connector, TimedBody>,
-    app: Authority,
+    pool: Pool,
+    app: uri::Authority,
     first_byte_timeout: Duration,
     tunnel_idle: Duration,
     via: Via,
 }
 
-/// Why the app gave no answer.
-#[derive(Debug)]
-pub enum ForwardFailure {
-    /// No connection.
-    Unreachable(PoolError),
-    /// The answer did not begin in time.
-    TooSlow(Duration),
-    /// The connection was there, and broke before the answer began.
-    Lost(PoolError),
-    /// The client's own body stopped coming.
-    BodyOverdue,
-    /// The client's own body is not what its framing promised.
-    BodyBroken,
-    /// The request target makes no sense to forward.
-    BadTarget,
-    /// It switched protocols, which was not asked of it, or to another one.
-    Switched,
+/// Why no answer began.
+enum Unanswered {
+    Unconnected(ConnectError),
+    TooSlow,
+    /// Whether it certainly did nothing: the connection died idle, or the app refused the stream.
+    Lost(hyper::Error, bool),
 }
 
 impl Forward {
     /// The way to the app of `config`, if there is one.
-    pub fn new(config: &Config, via: Via) -> Option<Self> {
-        let app = config.app.as_ref()?.authority()?.clone();
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(config.connect_timeout));
-        connector.set_nodelay(true);
-        let pool = Pool::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(MOST_IDLE)
-            .set_host(false)
-            .build(Connector(connector));
+    pub fn new(config: &Config, via: Via) -> Result<Option<Self>, BadCaFile> {
+        let Some((app, authority)) = config.app.as_ref().and_then(|app| Some((app, app.authority()?.clone()))) else {
+            return Ok(None);
+        };
+        let tls = trust::client_config("forward.ca_file", config.ca_file.as_deref())?;
+        let pool = Pool::new(app, tls, config.connect_timeout);
         let Config { first_byte_timeout, tunnel_idle, .. } = *config;
-        Some(Self { pool, app, first_byte_timeout, tunnel_idle, via })
+        Ok(Some(Self { pool, app: authority, first_byte_timeout, tunnel_idle, via }))
     }
 
     /// Sends `request` on and returns the app's answer as it begins; the body of a 101 is the tunnel that follows it.
@@ -91,18 +70,18 @@ impl Forward {
         trusted: bool,
     ) -> Result<Response<Body>, ForwardFailure> {
         let Some(upgrade) = Upgrade::wished(&mut request) else {
-            let response = self.exchange(request, peer, trusted, None).await?;
+            let (response, seat) = self.exchange(request, peer, trusted, None).await?;
             return if is_switch(&response) {
                 Err(ForwardFailure::Switched)
             } else {
-                Ok(finish(response).map(Body::App))
+                Ok(finish(response).map(|body| Body::App(body, seat)))
             };
         };
         let unread = request.body().unread().clone();
         let answered = self.exchange(request, peer, trusted, Some(&upgrade)).await;
         let tunnel = match answered {
-            Ok(response) if is_switch(&response) => self.tunnel(response, upgrade),
-            other => other.map(|response| finish(response).map(Body::App)),
+            Ok((response, _)) if is_switch(&response) => self.tunnel(response, upgrade),
+            other => other.map(|(response, seat)| finish(response).map(|body| Body::App(body, seat))),
         };
         if !tunnel.as_ref().is_ok_and(is_switch) {
             // What the client may have sent already was meant for the other protocol, and is no request.
@@ -126,61 +105,72 @@ impl Forward {
         peer: Peer,
         trusted: bool,
         upgrade: Option<&Upgrade>,
-    ) -> Result<Response<Incoming>, ForwardFailure> {
-        let host = self.host(request.uri());
-        // HTTP/1.0 may leave it out, and HTTP/1.1 to the app may not.
-        request.headers_mut().entry(header::HOST).or_insert(host);
+    ) -> Result<(Response<Incoming>, Option<Seat>), ForwardFailure> {
+        let draft = Draft::of(&mut request, &self.app, upgrade).ok_or(ForwardFailure::BadTarget)?;
         hop::strip(request.headers_mut());
-        if !request.body().is_end_stream() && !request.headers().contains_key(header::CONTENT_LENGTH) {
-            // Said aloud, since hyper drops the body of a GET otherwise.
-            request.headers_mut().insert(header::TRANSFER_ENCODING, CHUNKED);
-        }
-        if let Some(upgrade) = upgrade {
-            upgrade.repeat(request.headers_mut());
-        }
         fields::introduce(request.headers_mut(), peer, trusted);
         self.via.sign(request.headers_mut());
-        *request.uri_mut() = self.target(request.uri())?;
-        *request.version_mut() = Version::HTTP_11;
-        let again = once_more(&request);
-        match (self.attempt(request).await, again) {
+        let watch = request.body_mut().watch();
+        let again = once_more(&request, upgrade);
+        match (self.attempt(&draft, request, &watch).await, again) {
             // The app was closing the connection that it had kept: the known race of every pool.
-            (Err(Unanswered::Lost(error)), Some(again)) if connect::died_idle(&error) => self.attempt(again).await,
+            (Err(Unanswered::Lost(_, true)), Some(again)) => self.attempt(&draft, again, &watch).await,
             (sent, _) => sent,
         }
-        .map_err(|unanswered| self.failure(unanswered))
+        .map_err(|unanswered| self.failure(unanswered, &watch))
     }
 
-    async fn attempt(&self, mut request: Request<TimedBody>) -> Result<Response<Incoming>, Unanswered> {
-        let body = request.body_mut().watch();
-        outbound::send(&self.pool, request, self.first_byte_timeout, || Some(body.at())).await
-    }
-
-    fn failure(&self, unanswered: Unanswered) -> ForwardFailure {
-        match unanswered {
-            Unanswered::TooSlow => ForwardFailure::TooSlow(self.first_byte_timeout),
-            Unanswered::Lost(error) => ForwardFailure::of(error),
+    /// Sends `request` once; over another connection when one closes before anything was written to it.
+    async fn attempt(
+        &self,
+        draft: &Draft<'_>,
+        mut request: Request<TimedBody>,
+        watch: &Watch,
+    ) -> Result<(Response<Incoming>, Option<Seat>), Unanswered> {
+        let mut unsent = 0;
+        loop {
+            let mut lease = self.pool.lease(draft.versions()).await.map_err(Unanswered::Unconnected)?;
+            draft.write(&mut request, lease.version());
+            let connected = Instant::now();
+            let quiet_since = || watch.last_piece().max(connected);
+            let head = outbound::head(lease.send(request), quiet_since, self.first_byte_timeout).await;
+            let mut failed = match head.ok_or(Unanswered::TooSlow)? {
+                Ok(response) => return Ok((response, lease.keep())),
+                Err(failed) => failed,
+            };
+            match failed.take_message() {
+                Some(back) if unsent < MOST_UNSENT => request = back,
+                _ => {
+                    let error = failed.into_error();
+                    let harmless = lease.wire().died_idle() || was_refused(&error);
+                    return Err(Unanswered::Lost(error, harmless));
+                }
+            }
+            unsent += 1;
         }
     }
 
-    /// For a request that names no host.
-    fn host(&self, asked: &Uri) -> HeaderValue {
-        let authority = asked.authority().unwrap_or(&self.app);
-        HeaderValue::try_from(authority.as_str()).expect("an authority is visible ASCII")
-    }
-
-    /// The request target never chooses where we connect.
-    fn target(&self, asked: &Uri) -> Result<Uri, ForwardFailure> {
-        let path = asked.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let uri = Uri::builder().scheme(Scheme::HTTP).authority(self.app.clone()).path_and_query(path);
-        uri.build().map_err(|_| ForwardFailure::BadTarget)
+    fn failure(&self, unanswered: Unanswered, watch: &Watch) -> ForwardFailure {
+        match (unanswered, watch.failure()) {
+            (Unanswered::Unconnected(error), _) => ForwardFailure::unconnected(error),
+            (Unanswered::TooSlow, _) => ForwardFailure::TooSlow(self.first_byte_timeout),
+            (Unanswered::Lost(..), Some(failure)) => failure.into(),
+            (Unanswered::Lost(error, _), None) => ForwardFailure::Lost(error),
+        }
     }
 }
 
+/// Whether the app said of an HTTP/2 stream that it did nothing with it (RFC 9113 §8.7).
+fn was_refused(error: &hyper::Error) -> bool {
+    links(error)
+        .filter_map(|link| link.downcast_ref::<h2::Error>())
+        .any(|error| error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM)))
+}
+
 /// The same request again, when it may be sent twice: it asks for nothing to be done, and its body is none.
-fn once_more(request: &Request<TimedBody>) -> Option<Request<TimedBody>> {
+fn once_more(request: &Request<TimedBody>, upgrade: Option<&Upgrade>) -> Option<Request<TimedBody>> {
     let harmless = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    let is_plain = !request.headers().contains_key(header::UPGRADE) && request.body().is_end_stream();
+    let is_plain = upgrade.is_none() && request.body().is_end_stream();
     (harmless && is_plain).then(|| {
         let mut again = Request::new(TimedBody::nothing());
         *again.method_mut() = request.method().clone();
@@ -200,78 +190,4 @@ fn finish(mut response: Response<Incoming>) -> Response<Incoming> {
     response.headers_mut().append(header::VIA, via::ANSWERS);
     *response.version_mut() = Version::HTTP_11;
     response
-}
-
-impl ForwardFailure {
-    fn of(error: PoolError) -> Self {
-        let mut cause = error.source();
-        while let Some(link) = cause {
-            match link.downcast_ref::<BodyError>() {
-                Some(BodyError::Overdue(_)) => return Self::BodyOverdue,
-                Some(BodyError::Broken(_)) => return Self::BodyBroken,
-                None => cause = link.source(),
-            }
-        }
-        if error.is_connect() { Self::Unreachable(error) } else { Self::Lost(error) }
-    }
-
-    /// The word for logs and metrics.
-    pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::Unreachable(_) => "app-unreachable",
-            Self::TooSlow(_) => "app-too-slow",
-            Self::Lost(_) => "app-lost",
-            Self::BodyOverdue => "body-overdue",
-            Self::BodyBroken => "body-broken",
-            Self::BadTarget => "bad-target",
-            Self::Switched => "app-switched-protocols",
-        }
-    }
-
-    /// What the client is told.
-    pub fn response(&self, method: &Method) -> Response<Body> {
-        let (status, error) = match self {
-            Self::Unreachable(_) => (StatusCode::BAD_GATEWAY, Some("connection_refused")),
-            Self::TooSlow(_) => (StatusCode::GATEWAY_TIMEOUT, Some("http_response_timeout")),
-            Self::Lost(_) => (StatusCode::BAD_GATEWAY, Some("connection_terminated")),
-            Self::BodyOverdue => (StatusCode::REQUEST_TIMEOUT, None),
-            Self::BodyBroken | Self::BadTarget => (StatusCode::BAD_REQUEST, None),
-            Self::Switched => (StatusCode::BAD_GATEWAY, Some("http_upgrade_failed")),
-        };
-        let mut response = respond::text(method, status, &self.to_string());
-        let headers = response.headers_mut();
-        if let Some(error) = error {
-            let value = format!("ticketgate; error={error}; details=\"{}\"", self.reason());
-            headers.insert(
-                HeaderName::from_static("proxy-status"),
-                HeaderValue::try_from(value).expect("tokens are visible ASCII"),
-            );
-        } else {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
-    }
-}
-
-impl std::fmt::Display for ForwardFailure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Unreachable(_) => "the app behind this proxy cannot be reached",
-            Self::TooSlow(_) => "the app behind this proxy did not answer in time",
-            Self::Lost(_) => "the app behind this proxy closed the connection before it answered",
-            Self::BodyOverdue => "the request body stopped coming",
-            Self::BodyBroken => "the request body is not framed as HTTP wants it; check Content-Length or the chunks",
-            Self::BadTarget => "the request target cannot be forwarded",
-            Self::Switched => "the app behind this proxy switched to a protocol that nobody asked for",
-        })
-    }
-}
-
-impl StdError for ForwardFailure {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Unreachable(cause) | Self::Lost(cause) => Some(cause),
-            _ => None,
-        }
-    }
 }

@@ -1,8 +1,6 @@
 //! One exchange with the origin: pooled connections, deadlines, a cap on the body while it is read, and a single retry
-//! where a pooled connection had died unnoticed. Beside `super::connect` the only module here that knows hyper's client.
+//! where a pooled connection had died unnoticed. The only module here that knows hyper's client.
 
-use std::error::Error as StdError;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -16,22 +14,15 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::{Instant, timeout_at};
 
 use super::config::Config;
-use super::connect::{ConnectTimedOut, Connector, Wire};
 use super::failure::Failure;
-use super::trust;
 use crate::cache::freshness::Exchange;
 use crate::clock::Clock;
-use crate::outbound::{self, Unanswered};
+use crate::outbound::pooled::{self, Unanswered};
+use crate::outbound::trouble::links;
+use crate::outbound::{BadCaFile, Connector, PING_AFTER, PING_ECHO, Trouble, Wire, trust};
 
 /// Shorter than WeChat's keep-alive, so that we rarely meet a connection it is just closing.
 const POOL_IDLE: Duration = Duration::from_secs(20);
-
-/// A deadline resets a stream and leaves its HTTP/2 connection in the pool: one that a middlebox dropped without a word
-/// would fail every fill until TCP gave up, a quarter of an hour. A ping after so long a silence finds out, while an answer
-/// is awaited,
-const PING_AFTER: Duration = Duration::from_secs(2);
-/// and this long without an echo ends the connection: together, before `origin.first_byte_timeout` as shipped.
-const PING_ECHO: Duration = Duration::from_secs(3);
 
 /// Bytes of a refusal that pass through (S17).
 pub const MAX_PASSED: usize = 64 * 1024;
@@ -78,8 +69,8 @@ pub struct Client {
 
 impl Client {
     /// A client under the deadlines of `config`, which reads at most `max_image` bytes of an image.
-    pub fn new(config: &Config, max_image: usize, clock: Clock) -> Result<Self, trust::BadCaFile> {
-        let tls = trust::client_config(config.ca_file.as_deref())?;
+    pub fn new(config: &Config, max_image: usize, clock: Clock) -> Result<Self, BadCaFile> {
+        let tls = trust::client_config("origin.ca_file", config.ca_file.as_deref())?;
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
@@ -107,7 +98,7 @@ impl Client {
 
     async fn exchange(&self, request: Request<Empty<Bytes>>) -> Result<Answer, Lost> {
         let asked = self.clock.now();
-        let sent = outbound::send(&self.pool, request, self.first_byte_timeout, || None).await;
+        let sent = pooled::send(&self.pool, request, self.first_byte_timeout, || None).await;
         let response = sent.map_err(|unanswered| self.lost(&unanswered))?;
         let exchange = Exchange { asked, answered: self.clock.now() };
         let wire = response.extensions().get::<Arc<Wire>>().cloned();
@@ -207,37 +198,12 @@ fn is_close_delimited(response: &Response<Incoming>) -> bool {
 
 /// What a lost exchange means.
 pub fn classify(error: &PoolError) -> Failure {
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(link) = cause {
-        if let Some(failure) = recognise(link) {
-            return failure;
-        }
-        cause = link.source();
+    if links(error).filter_map(|link| link.downcast_ref::<hyper::Error>()).any(hyper::Error::is_parse) {
+        return Failure::Malformed;
     }
-    if error.is_connect() { Failure::Unreachable } else { Failure::Cut }
-}
-
-fn recognise(link: &(dyn StdError + 'static)) -> Option<Failure> {
-    if link.is::<ConnectTimedOut>() {
-        return Some(Failure::ConnectTimeout);
+    match Trouble::of(error) {
+        Some(trouble) => trouble.into(),
+        None if error.is_connect() => Failure::Unreachable,
+        None => Failure::Cut,
     }
-    if let Some(error) = link.downcast_ref::<hyper::Error>() {
-        return error.is_parse().then_some(Failure::Malformed);
-    }
-    if link.to_string().starts_with("dns error") {
-        return Some(Failure::Unresolved);
-    }
-    Some(match tls_error(link.downcast_ref::<io::Error>()?)? {
-        rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => Failure::Certificate,
-        _ => Failure::Handshake,
-    })
-}
-
-/// An io error's `source` skips the error it wraps, and connectors wrap twice.
-fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
-    let mut inner = error.get_ref()?;
-    while let Some(wrapper) = inner.downcast_ref::<io::Error>() {
-        inner = wrapper.get_ref()?;
-    }
-    inner.downcast_ref()
 }

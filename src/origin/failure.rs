@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::limit::Refused;
+use crate::outbound::Trouble;
 
 /// Why there is no answer to show.
 #[derive(Debug, Clone)]
@@ -146,6 +147,17 @@ impl Failure {
             Self::Limited(_) | Self::Paused(_) | Self::CircuitOpen(_) => "destination_unavailable",
             Self::Budget(_) | Self::Busy => "connection_limit_reached",
             Self::Panicked => "proxy_internal_error",
+        }
+    }
+}
+
+impl From<Trouble> for Failure {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Unresolved => Self::Unresolved,
+            Trouble::TimedOut => Self::ConnectTimeout,
+            Trouble::Certificate => Self::Certificate,
+            Trouble::Handshake => Self::Handshake,
         }
     }
 }

@@ -4,11 +4,9 @@
 mod circuit;
 pub mod client;
 pub mod config;
-mod connect;
 pub mod failure;
 mod skew;
 mod template;
-mod trust;
 
 use std::time::Duration;
 
@@ -16,19 +14,19 @@ use circuit::{Circuit, PROBE_EVERY, TOLERATED};
 use client::Client;
 pub use client::{Answer, Read, classify};
 pub use config::Config;
-pub use connect::Connector;
 pub use failure::Failure;
 use http::{HeaderMap, StatusCode, header};
 use skew::Skew;
 use template::Template;
 use tokio::sync::Semaphore;
-pub use trust::{BadCaFile, check_ca_file, client_config};
 
 use crate::cache::entry::Validators;
 use crate::cache::{control, freshness};
 use crate::clock::Clock;
 use crate::moment::{Moment, Wall};
+use crate::outbound::BadCaFile;
 use crate::ticket::Ticket;
+use crate::via::Via;
 
 /// A 429 that names no time.
 const DEFAULT_PAUSE: Duration = Duration::from_secs(1);
@@ -54,11 +52,11 @@ pub struct Fetched {
 }
 
 impl Origin {
-    /// The origin of `config`; images of more than `max_image` bytes are not read.
-    pub fn new(config: &Config, max_image: u64, clock: Clock) -> Result<Self, BadCaFile> {
+    /// The origin of `config`, asked with `via` as our hop; images of more than `max_image` bytes are not read.
+    pub fn new(config: &Config, max_image: u64, clock: Clock, via: Via) -> Result<Self, BadCaFile> {
         let max_image = usize::try_from(max_image).unwrap_or(usize::MAX);
         Ok(Self {
-            template: Template::new(&config.url),
+            template: Template::new(&config.url, via),
             client: Client::new(config, max_image, clock.clone())?,
             circuit: Circuit::default(),
             slots: Semaphore::new(config.max_concurrent),

@@ -7,6 +7,7 @@ use http_body_util::Empty;
 
 use crate::cache::entry::Validators;
 use crate::ticket::Ticket;
+use crate::via::Via;
 
 /// Who asks.
 const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("ticketgate/", env!("CARGO_PKG_VERSION")));
@@ -14,8 +15,6 @@ const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("ticketgate/", 
 const ACCEPT: HeaderValue = HeaderValue::from_static("image/*, */*;q=0.1");
 /// Stored bytes are served to everybody as they are.
 const ACCEPT_ENCODING: HeaderValue = HeaderValue::from_static("identity");
-/// RFC 9110 §7.6.3.
-const VIA: HeaderValue = HeaderValue::from_static("1.1 ticketgate");
 
 /// WeChat's path, when `origin.url` has none of its own.
 const PATH: &str = "/cgi-bin/showqrcode";
@@ -26,16 +25,18 @@ pub struct Template {
     scheme: uri::Scheme,
     authority: uri::Authority,
     path: String,
+    via: Via,
 }
 
 impl Template {
     /// A template for the origin at `url`, which has a scheme and an authority.
-    pub fn new(url: &Uri) -> Self {
+    pub fn new(url: &Uri, via: Via) -> Self {
         let path = if matches!(url.path(), "" | "/") { PATH } else { url.path() };
         Self {
             scheme: url.scheme().cloned().unwrap_or(uri::Scheme::HTTPS),
             authority: url.authority().cloned().unwrap_or_else(|| uri::Authority::from_static("mp.weixin.qq.com")),
             path: path.to_owned(),
+            via,
         }
     }
 
@@ -54,9 +55,10 @@ impl Template {
             .header(header::USER_AGENT, USER_AGENT)
             .header(header::ACCEPT, ACCEPT)
             .header(header::ACCEPT_ENCODING, ACCEPT_ENCODING)
-            .header(header::VIA, VIA)
             .body(Empty::new())
             .expect("constant header fields are valid");
+        // By which a request that some detour brings back to this process is known at once.
+        self.via.sign(request.headers_mut());
         let Validators { etag, last_modified } = validators.clone();
         request.headers_mut().extend(etag.map(|etag| (header::IF_NONE_MATCH, etag)));
         request.headers_mut().extend(last_modified.map(|at| (header::IF_MODIFIED_SINCE, at)));

@@ -16,9 +16,10 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use super::config::{Config, Host};
 use super::failure::Failure;
 use super::lent::Lent;
-use crate::body::timed::{BodyError, LastPiece};
-use crate::origin::{self, BadCaFile, Connector};
-use crate::outbound::{self, Unanswered};
+use crate::body::timed::{BodyError, Watch};
+use crate::origin;
+use crate::outbound::pooled::{self, Unanswered};
+use crate::outbound::{BadCaFile, Connector, trust};
 
 /// Short, since a call that meets a closing connection is not sent again; long enough for a burst to share connections.
 const POOL_IDLE: Duration = Duration::from_secs(10);
@@ -44,13 +45,13 @@ pub struct Call {
     /// The call.
     pub request: Request<Outgoing>,
     /// When the last piece of its body moved; `None` when the body is there already.
-    pub last_piece: Option<LastPiece>,
+    pub last_piece: Option<Watch>,
 }
 
 impl Api {
     /// The hosts of `config`, under the deadlines and the trust of `origin`.
     pub fn new(config: &Config, origin: &origin::Config) -> Result<Self, BadCaFile> {
-        let tls = origin::client_config(origin.ca_file.as_deref())?;
+        let tls = trust::client_config("origin.ca_file", origin.ca_file.as_deref())?;
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
@@ -68,8 +69,8 @@ impl Api {
         let mut unreached = Failure::BadTarget;
         for host in &*self.hosts {
             let Call { request, last_piece } = call(host)?;
-            let last_piece = || last_piece.as_ref().map(LastPiece::at);
-            match outbound::send(&self.pool, request, self.first_byte, last_piece).await {
+            let last_piece = || last_piece.as_ref().map(Watch::last_piece);
+            match pooled::send(&self.pool, request, self.first_byte, last_piece).await {
                 Ok(response) => return Ok(response),
                 Err(Unanswered::TooSlow) => return Err(origin::Failure::FirstByteTimeout.into()),
                 // Nobody was connected, so nothing was written.

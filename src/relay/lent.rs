@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-use crate::body::timed::{BodyError, LastPiece, TimedBody};
+use crate::body::timed::{BodyError, TimedBody, Watch};
 
 /// Where a body is while it is not lent.
 #[derive(Clone)]
@@ -28,7 +28,7 @@ impl Home {
     }
 
     /// Lends the body, and lets the caller see how it moves; `None` when it did not come back.
-    pub fn lend(&self) -> Option<(Lent, LastPiece)> {
+    pub fn lend(&self) -> Option<(Lent, Watch)> {
         let mut body = self.body().take()?;
         let last_piece = body.watch();
         Some((Lent { body: Some(body), home: self.clone(), is_read: false }, last_piece))

@@ -54,7 +54,7 @@ fn sent(response: &Response<Body>) -> &[u8] {
     match response.body() {
         Body::Bytes(bytes) => bytes,
         Body::Empty => b"",
-        Body::App(_) | Body::Tunnel(_) => panic!("no app is asked for an image"),
+        Body::App(..) | Body::Tunnel(_) => panic!("no app is asked for an image"),
     }
 }
 

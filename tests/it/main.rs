@@ -26,6 +26,7 @@ mod reload;
 mod server;
 mod stale;
 mod succession;
+mod tls_app;
 mod tls_http2;
 mod tls_origin;
 mod tls_server;

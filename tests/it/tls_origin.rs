@@ -14,21 +14,16 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::CertificateParams;
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 use ticketgate::fault::Faults;
 use ticketgate::relay::Host;
-use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::client::Connection;
 use crate::support::origin::jpeg;
 use crate::support::proxy::Proxy;
+use crate::support::relay::Relay;
 use crate::support::tickets;
 use crate::support::tls::{Authority, HTTP_1, HTTP_2};
 
@@ -79,22 +74,13 @@ impl TlsOrigin {
 /// An origin whose certificate is for `name`, with an authority of its own.
 async fn tls_origin(name: &str, alpn: &[&[u8]]) -> TlsOrigin {
     let authority = Authority::new();
-    let issued = authority.issue(|params| {
-        params.subject_alt_names = CertificateParams::new([name.to_owned()]).unwrap().subject_alt_names;
-    });
     let ca_file = authority.ca_file();
 
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let certificate = CertificateDer::from_pem_slice(issued.cert.as_bytes()).unwrap();
-    let secret = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
-    let mut tls = builder.with_no_client_auth().with_single_cert(vec![certificate], secret).unwrap();
-    tls.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-
+    let acceptor = authority.acceptor(name, alpn);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let seen = Arc::new(Seen::default());
-    tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(tls)), Arc::clone(&seen)));
+    tokio::spawn(serve(listener, acceptor, Arc::clone(&seen)));
     TlsOrigin { address, ca_file, seen, _authority: authority }
 }
 
@@ -164,14 +150,10 @@ async fn an_unknown_authority_is_refused() {
 }
 
 /// S11, as HTTP/2 carries it: `Host` is `:authority`.
-fn template(ticket: &str, authority: &str) -> Asked {
+fn template(ticket: &str, authority: &str, via: &str) -> Asked {
     let agent = concat!("ticketgate/", env!("CARGO_PKG_VERSION"));
-    let fields = [
-        ("user-agent", agent),
-        ("accept", "image/*, */*;q=0.1"),
-        ("accept-encoding", "identity"),
-        ("via", "1.1 ticketgate"),
-    ];
+    let fields =
+        [("user-agent", agent), ("accept", "image/*, */*;q=0.1"), ("accept-encoding", "identity"), ("via", via)];
     Asked {
         version: Version::HTTP_2,
         line: format!("GET https://{authority}{}", tickets::target(ticket)),
@@ -188,7 +170,10 @@ async fn over_http_2_every_origin_request_equals_the_template_too() {
     let headers = "Cookie: a=b\r\nReferer: http://shop.example/\r\nTE: trailers\r\nX-Forwarded-Host: evil.example\r\n";
     let answer = proxy.get_with(&format!("{}&access_token=SECRET", tickets::target(&ticket)), headers).await;
     assert_eq!((answer.status, answer.body), (200, jpeg()));
-    assert_eq!(origin.requests(), [template(&ticket, &format!("localhost:{}", origin.address.port()))]);
+    let requests = origin.requests();
+    let (_, via) = requests[0].fields.iter().find(|(name, _)| name == "via").expect("our hop");
+    assert!(via.starts_with("1.1 ticketgate (") && via.len() == "1.1 ticketgate (0123456789abcdef)".len(), "{via}");
+    assert_eq!(requests, [template(&ticket, &format!("localhost:{}", origin.address.port()), via)]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,39 +196,6 @@ async fn the_origin_chooses_the_version_and_one_connection_serves_many_tickets()
         let most = if version == Version::HTTP_2 { 1 } else { 4 };
         assert!(origin.connections() <= most, "{offered:?}: {}", origin.connections());
         assert_eq!(origin.count(), 5, "{offered:?}");
-    }
-}
-
-/// A relay before an origin that can swallow what its connections carry, as a broken middlebox does.
-struct Relay {
-    address: SocketAddr,
-    /// Connections below this number are dead.
-    dead: watch::Sender<usize>,
-}
-
-impl Relay {
-    async fn to(origin: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let dead = watch::channel(0).0;
-        let death = dead.clone();
-        tokio::spawn(async move {
-            for number in 0.. {
-                let Ok((mut near, _)) = listener.accept().await else { return };
-                let mut dead = death.subscribe();
-                tokio::spawn(async move {
-                    let mut far = TcpStream::connect(origin).await.unwrap();
-                    let died = async { drop(dead.wait_for(|dead| number < *dead).await) };
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut near, &mut far) => return,
-                        () = died => {}
-                    }
-                    // Both ends stay open: nobody is told.
-                    std::future::pending::<()>().await;
-                });
-            }
-        });
-        Self { address, dead }
     }
 }
 

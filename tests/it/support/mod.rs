@@ -8,6 +8,7 @@ pub mod command;
 pub mod load;
 pub mod origin;
 pub mod proxy;
+pub mod relay;
 pub mod scanner;
 pub mod tickets;
 pub mod tls;

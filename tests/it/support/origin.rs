@@ -83,6 +83,13 @@ impl Origin {
         self.state.heads.lock().unwrap().clone()
     }
 
+    /// The first head, without what differs between one origin and proxy and another: the address and our hop.
+    pub fn plain_head(&self) -> String {
+        let head = self.heads().remove(0).replace(&self.address.to_string(), "ORIGIN");
+        let (before, hop) = head.split_once("1.1 ticketgate (").expect("our hop");
+        format!("{before}HOP{}", hop.split_once(')').unwrap().1)
+    }
+
     /// From now on requests are read and not answered, until released.
     pub fn hold(&self) {
         self.state.held.send_replace(true);

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, PublicKeyData};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use ticketgate::config::Config;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 pub const HTTP_1: &[u8] = b"http/1.1";
 pub const HTTP_2: &[u8] = b"h2";
@@ -81,6 +82,20 @@ impl Authority {
 
     pub fn ca_file(&self) -> PathBuf {
         self.write("ca.pem", &self.issuer.pem())
+    }
+
+    /// The server's side, with a certificate for `name` and the protocols of `alpn`.
+    pub fn acceptor(&self, name: &str, alpn: &[&[u8]]) -> TlsAcceptor {
+        let issued = self.issue(|params| {
+            params.subject_alt_names = CertificateParams::new([name.to_owned()]).unwrap().subject_alt_names;
+        });
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let certificate = CertificateDer::from_pem_slice(issued.cert.as_bytes()).unwrap();
+        let secret = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
+        let mut tls = builder.with_no_client_auth().with_single_cert(vec![certificate], secret).unwrap();
+        tls.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+        TlsAcceptor::from(Arc::new(tls))
     }
 
     pub fn client(&self, versions: &[&'static SupportedProtocolVersion], alpn: &[&[u8]]) -> TlsConnector {

@@ -1,6 +1,4 @@
-//! Sending a request out over a pool, with a deadline for the first byte of the answer. It counts neither the time to
-//! connect, which has a deadline of its own, nor the time in which the request's body still moves. Shared by the ways to
-//! the origin and to the app.
+//! Sending a request over a pool of hyper-util's, to the origin and to the API.
 
 use std::time::Duration;
 
@@ -10,7 +8,9 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{CaptureConnection, Connect, capture_connection};
 use hyper_util::client::legacy::{Client, Error};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
+
+use super::head;
 
 /// Why no answer began.
 #[derive(Debug)]
@@ -44,27 +44,10 @@ where
         () = connected(&mut capture) => {
             let connected = Instant::now();
             let quiet_since = || last_piece().map_or(connected, |piece| piece.max(connected));
-            tokio::select! {
-                biased;
-                answered = sending => answered,
-                () = silence(quiet_since, first_byte) => return Err(Unanswered::TooSlow),
-            }
+            head(sending, quiet_since, first_byte).await.ok_or(Unanswered::TooSlow)?
         }
     };
     answered.map_err(Unanswered::Lost)
-}
-
-/// Ends when nothing has moved for `bound`.
-pub async fn silence(quiet_since: impl Fn() -> Instant, bound: Duration) {
-    let mut since = quiet_since();
-    loop {
-        sleep_until(since + bound).await;
-        let moved = quiet_since();
-        if moved == since {
-            return;
-        }
-        since = moved;
-    }
 }
 
 async fn connected(capture: &mut CaptureConnection) {

@@ -11,7 +11,7 @@ pub const ANSWERS: HeaderValue = HeaderValue::from_static("1.1 ticketgate");
 /// Hops of our kind in one request; nobody chains as many on purpose.
 const MOST_HOPS: usize = 8;
 
-/// Names one process in the requests that it sends on.
+/// Names one process in the requests that it sends, to the app and to the origin alike.
 #[derive(Debug, Clone)]
 pub struct Via {
     comment: String,

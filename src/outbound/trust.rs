@@ -1,4 +1,4 @@
-//! Whom we believe to be the origin: the web's certificate authorities, compiled in, and those of `origin.ca_file`.
+//! Whom we believe over TLS: the web's certificate authorities, compiled in, and those of a `ca_file`.
 
 use std::fmt;
 use std::io::Read;
@@ -12,18 +12,19 @@ use rustls::{ClientConfig, RootCertStore};
 /// More than any bundle of roots holds.
 const MAX_CA_FILE: u64 = 4 * 1024 * 1024;
 
-/// `origin.ca_file` cannot be used.
+/// A `ca_file` cannot be used.
 #[derive(Debug)]
 pub struct BadCaFile {
+    key: &'static str,
     path: PathBuf,
     cause: String,
 }
 
-/// The TLS settings towards the origin: certificates verified, TLS 1.2 or 1.3.
-pub fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, BadCaFile> {
+/// The TLS settings of a client: certificates verified, TLS 1.2 or 1.3. `key` is where `ca_file` was named.
+pub fn client_config(key: &'static str, ca_file: Option<&Path>) -> Result<ClientConfig, BadCaFile> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     if let Some(path) = ca_file {
-        add(&mut roots, path).map_err(|cause| BadCaFile { path: path.to_owned(), cause })?;
+        add(&mut roots, path).map_err(|cause| BadCaFile { key, path: path.to_owned(), cause })?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
@@ -32,9 +33,9 @@ pub fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, BadCaFile> 
     Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Whether `path` can be used as `origin.ca_file`.
-pub fn check_ca_file(path: &Path) -> Result<(), BadCaFile> {
-    client_config(Some(path)).map(drop)
+/// Whether `path` can be used as the `ca_file` that `key` names.
+pub fn check_ca_file(key: &'static str, path: &Path) -> Result<(), BadCaFile> {
+    client_config(key, Some(path)).map(drop)
 }
 
 fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
@@ -54,7 +55,7 @@ fn add(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
 
 impl fmt::Display for BadCaFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "origin.ca_file {}: {}", self.path.display(), self.cause)
+        write!(f, "{} {}: {}", self.key, self.path.display(), self.cause)
     }
 }
 

@@ -1,0 +1,127 @@
+//! How the way to the app can fail: what the client is told, and what `Proxy-Status` says (RFC 9209).
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
+
+use crate::body::Body;
+use crate::body::timed::BodyFailure;
+use crate::outbound::Trouble;
+use crate::outbound::connect::ConnectError;
+use crate::respond;
+
+/// Why the app gave no answer.
+#[derive(Debug)]
+pub enum ForwardFailure {
+    /// No connection; nothing said why when it was refused.
+    Unconnected(Option<Trouble>, ConnectError),
+    /// The answer did not begin in time.
+    TooSlow(Duration),
+    /// The connection was there, and broke before the answer began.
+    Lost(hyper::Error),
+    /// The client's own body stopped coming.
+    BodyOverdue,
+    /// The client's own body is not what its framing promised.
+    BodyBroken,
+    /// The request target makes no sense to forward.
+    BadTarget,
+    /// It switched protocols, which was not asked of it, or to another one.
+    Switched,
+}
+
+impl From<BodyFailure> for ForwardFailure {
+    fn from(failure: BodyFailure) -> Self {
+        match failure {
+            BodyFailure::Overdue => Self::BodyOverdue,
+            BodyFailure::Broken => Self::BodyBroken,
+        }
+    }
+}
+
+impl ForwardFailure {
+    pub(super) fn unconnected(error: ConnectError) -> Self {
+        Self::Unconnected(Trouble::of(&*error), error)
+    }
+
+    /// The word for logs and metrics.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Unconnected(None, _) => "app-unreachable",
+            Self::Unconnected(Some(Trouble::Unresolved), _) => "app-unresolved",
+            Self::Unconnected(Some(Trouble::TimedOut), _) => "app-connect-timeout",
+            Self::Unconnected(Some(Trouble::Certificate), _) => "app-certificate",
+            Self::Unconnected(Some(Trouble::Handshake), _) => "app-tls-handshake",
+            Self::TooSlow(_) => "app-too-slow",
+            Self::Lost(_) => "app-lost",
+            Self::BodyOverdue => "body-overdue",
+            Self::BodyBroken => "body-broken",
+            Self::BadTarget => "bad-target",
+            Self::Switched => "app-switched-protocols",
+        }
+    }
+
+    /// What the client is told.
+    pub fn response(&self, method: &Method) -> Response<Body> {
+        let (status, error) = match self {
+            Self::Unconnected(trouble, _) => match trouble {
+                None => (StatusCode::BAD_GATEWAY, Some("connection_refused")),
+                Some(Trouble::Unresolved) => (StatusCode::BAD_GATEWAY, Some("dns_error")),
+                Some(Trouble::TimedOut) => (StatusCode::GATEWAY_TIMEOUT, Some("connection_timeout")),
+                Some(Trouble::Certificate) => (StatusCode::BAD_GATEWAY, Some("tls_certificate_error")),
+                Some(Trouble::Handshake) => (StatusCode::BAD_GATEWAY, Some("tls_protocol_error")),
+            },
+            Self::TooSlow(_) => (StatusCode::GATEWAY_TIMEOUT, Some("http_response_timeout")),
+            Self::Lost(_) => (StatusCode::BAD_GATEWAY, Some("connection_terminated")),
+            Self::BodyOverdue => (StatusCode::REQUEST_TIMEOUT, None),
+            Self::BodyBroken | Self::BadTarget => (StatusCode::BAD_REQUEST, None),
+            Self::Switched => (StatusCode::BAD_GATEWAY, Some("http_upgrade_failed")),
+        };
+        let mut response = respond::text(method, status, &self.to_string());
+        let headers = response.headers_mut();
+        if let Some(error) = error {
+            let value = format!("ticketgate; error={error}; details=\"{}\"", self.reason());
+            headers.insert(
+                HeaderName::from_static("proxy-status"),
+                HeaderValue::try_from(value).expect("tokens are visible ASCII"),
+            );
+        } else {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+impl std::fmt::Display for ForwardFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unconnected(None, _) => "the app behind this proxy cannot be reached",
+            Self::Unconnected(Some(Trouble::Unresolved), _) => "the name of the app behind this proxy does not resolve",
+            Self::Unconnected(Some(Trouble::TimedOut), _) => {
+                "no connection to the app behind this proxy within forward.connect_timeout"
+            }
+            Self::Unconnected(Some(Trouble::Certificate), _) => {
+                "the certificate of the app behind this proxy is not trusted; check app and forward.ca_file"
+            }
+            Self::Unconnected(Some(Trouble::Handshake), _) => {
+                "the TLS handshake with the app behind this proxy failed; check app"
+            }
+            Self::TooSlow(_) => "the app behind this proxy did not answer in time",
+            Self::Lost(_) => "the app behind this proxy closed the connection before it answered",
+            Self::BodyOverdue => "the request body stopped coming",
+            Self::BodyBroken => "the request body is not framed as HTTP wants it; check Content-Length or the chunks",
+            Self::BadTarget => "the request target cannot be forwarded",
+            Self::Switched => "the app behind this proxy switched to a protocol that nobody asked for",
+        })
+    }
+}
+
+impl StdError for ForwardFailure {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Unconnected(_, cause) => Some(&**cause),
+            Self::Lost(cause) => Some(cause),
+            _ => None,
+        }
+    }
+}

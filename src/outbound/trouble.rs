@@ -1,0 +1,68 @@
+//! Why there is no connection, read off the errors of the libraries below HTTP.
+
+use std::error::Error;
+use std::io;
+
+use super::connect::ConnectTimedOut;
+
+/// Why no connection came to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The name has no address.
+    Unresolved,
+    /// Name, TCP and TLS took too long.
+    TimedOut,
+    /// The peer's certificate does not hold.
+    Certificate,
+    /// The TLS handshake failed otherwise.
+    Handshake,
+}
+
+impl Trouble {
+    /// What `error` is, or what caused it; `None` for anything else, such as a refused connection.
+    pub fn of(error: &(dyn Error + 'static)) -> Option<Self> {
+        links(error).find_map(Self::recognise)
+    }
+
+    fn recognise(link: &(dyn Error + 'static)) -> Option<Self> {
+        if link.is::<ConnectTimedOut>() {
+            return Some(Self::TimedOut);
+        }
+        if link.to_string().starts_with("dns error") {
+            return Some(Self::Unresolved);
+        }
+        Some(match tls_error(link.downcast_ref::<io::Error>()?)? {
+            rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => Self::Certificate,
+            _ => Self::Handshake,
+        })
+    }
+}
+
+/// `error` and what caused it, down to the bottom.
+pub fn links<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&link| link.source())
+}
+
+/// An io error's `source` skips the error it wraps, and connectors wrap twice.
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    let mut inner = error.get_ref()?;
+    while let Some(wrapper) = inner.downcast_ref::<io::Error>() {
+        inner = wrapper.get_ref()?;
+    }
+    inner.downcast_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_found_however_deep_it_lies() {
+        let tls = |error: rustls::Error| io::Error::other(io::Error::other(error));
+        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        assert_eq!(Trouble::of(&tls(unknown)), Some(Trouble::Certificate));
+        assert_eq!(Trouble::of(&tls(rustls::Error::DecryptError)), Some(Trouble::Handshake));
+        assert_eq!(Trouble::of(&ConnectTimedOut), Some(Trouble::TimedOut));
+        assert_eq!(Trouble::of(&io::Error::from(io::ErrorKind::ConnectionRefused)), None);
+    }
+}
