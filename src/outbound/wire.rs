@@ -51,6 +51,16 @@ impl Wired {
     pub fn wire(&self) -> &Arc<Wire> {
         &self.wire
     }
+
+    /// The socket itself, where there is no TLS on it.
+    pub fn into_clear(self) -> Result<TcpStream, Box<Self>> {
+        match self.stream.into_inner() {
+            MaybeHttpsStream::Http(socket) => Ok(socket.into_inner()),
+            stream @ MaybeHttpsStream::Https(_) => {
+                Err(Box::new(Self { stream: TokioIo::new(stream), wire: self.wire }))
+            }
+        }
+    }
 }
 
 impl Connection for Wired {

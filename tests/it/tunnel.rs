@@ -112,6 +112,18 @@ async fn whoever_vanishes_takes_the_other_side_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_said_its_end_and_is_gone_ends_the_tunnel_with_the_next_byte_for_it() {
+    let app = App::start().await;
+    let (mut client, behind) = tunnel(&app).await;
+    drop(behind);
+    assert_eq!(rest_of(&mut client).await, "", "its end is passed on");
+    assert_eq!(app.proxy.running.metrics().open_connections(), 1, "it may still be reading");
+    // The only word, and no end behind it.
+    say(&mut client, "hello?").await;
+    eventually("the tunnel is gone", || app.proxy.running.metrics().open_connections() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_sent_before_the_101_waits_for_it() {
     let app = App::start().await;
     let mut client = app.proxy.connect().await.into_stream();
