@@ -8,10 +8,10 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use crate::body::Body;
 use crate::cache::Found;
-use crate::cache::entry::{Image, Instead, Negative};
+use crate::cache::entry::{Image, Instead};
 use crate::cache::status::{self, Forward, Kept, Outcome};
 use crate::fill::Filled;
-use crate::fill::judge::{EXPIRED, Storable, Verdict};
+use crate::fill::judge::{EXPIRED, Storable, Verdict, negative_reason};
 use crate::forward::ForwardFailure;
 use crate::limit::{Admitted, Client, Refused};
 use crate::moment::Moment;
@@ -242,14 +242,6 @@ impl Reply {
             | Self::Filled { verdict: Verdict::Failed(Failure::Budget(refused), _), .. } => Some(refused),
             _ => None,
         }
-    }
-}
-
-fn negative_reason(negative: &Negative) -> &'static str {
-    match negative.instead {
-        Instead::Unknown(_) => "unknown-ticket",
-        Instead::NotAnImage => Failure::NotAnImage.reason(),
-        Instead::Late(_) => EXPIRED,
     }
 }
 

@@ -1,34 +1,36 @@
-//! The operator's listener: is it alive, is it ready, what has it counted, which configuration is in force. Never on the
-//! public address. Who may ask what, [`guard`] says.
+//! The operator's listener: is it alive, is it ready, what has it counted, which configuration is in force, what is held of a
+//! ticket; and what the operator can have done. Never on the public address. Who may ask what, [`guard`] says.
 
+mod answer;
+mod call;
 pub mod config;
 pub mod guard;
+mod inspect;
+mod purge;
 pub mod token;
+mod warm;
 
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use answer::{Answer, OPEN_METRICS, json, not_allowed, page, refused, text};
 pub use config::Config;
-use guard::Barred;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use crate::metrics::{Metrics, Reading};
+use crate::proxy::Shared;
 use crate::server::drain::Drain;
 use crate::server::small::{self, Answers};
 
 /// Connections at once: a few scrapers and people.
 const CONNECTIONS: usize = 64;
 
-/// OpenMetrics 1.0.
-const OPEN_METRICS: HeaderValue =
-    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-const PLAIN: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// What is told to whoever asks for something else.
+const CALLS: &str =
+    "there are GET /healthz, /readyz, /metrics, /config, /inspect?ticket=…, and POST /reload, /purge, /warm\n";
 
 /// What the operator can ask of a running server.
 pub trait Operated: Send + Sync + 'static {
@@ -38,6 +40,8 @@ pub trait Operated: Send + Sync + 'static {
     fn reading(&self) -> Reading;
     /// Every key with the value in force, secrets masked.
     fn shown(&self) -> Value;
+    /// What all threads share now: the cache, the fills.
+    fn shared(&self) -> Arc<Shared>;
     /// Reads the configuration again; what came of it, or why nothing did. Reads files.
     fn reload(&self) -> Result<Reloaded, String>;
 }
@@ -71,32 +75,36 @@ pub async fn serve(admin: Arc<Admin<impl Operated>>, listener: TcpListener) -> i
 }
 
 impl<T: Operated> Answers for Admin<T> {
-    type Body = Full<Bytes>;
+    type Body = answer::Body;
 
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: Request<Incoming>) -> Answer {
         match guard::admit(&self.server.rules(), request.method(), request.uri(), request.headers()) {
-            Ok(()) => self.route(&request).await,
+            Ok(()) => self.route(request).await,
             Err(barred) => refused(barred),
         }
     }
 }
 
 impl<T: Operated> Admin<T> {
-    async fn route(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn route(&self, request: Request<Incoming>) -> Answer {
         let is_look = matches!(*request.method(), Method::GET | Method::HEAD);
+        let is_change = request.method() == Method::POST;
         match request.uri().path() {
-            "/healthz" | "/readyz" | "/metrics" | "/config" if !is_look => not_allowed("GET, HEAD"),
+            "/healthz" | "/readyz" | "/metrics" | "/config" | "/inspect" if !is_look => not_allowed("GET, HEAD"),
+            "/reload" | "/purge" | "/warm" if !is_change => not_allowed("POST"),
             "/readyz" if self.drain.is_announced() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             "/healthz" | "/readyz" => text(StatusCode::OK, "ok\n"),
             "/metrics" => page(StatusCode::OK, OPEN_METRICS, self.metrics.exposition(self.server.reading())),
             "/config" => json(StatusCode::OK, &self.server.shown()),
-            "/reload" if request.method() == Method::POST => self.reload().await,
-            "/reload" => not_allowed("POST"),
-            _ => text(StatusCode::NOT_FOUND, "there are /healthz, /readyz, /metrics, /config and POST /reload\n"),
+            "/inspect" => inspect::inspect(&self.server.shared(), request.uri().query()),
+            "/reload" => self.reload().await,
+            "/purge" => purge::purge(&self.server.shared().fills, request).await,
+            "/warm" => warm::warm(self.server.shared(), request).await,
+            _ => text(StatusCode::NOT_FOUND, CALLS),
         }
     }
 
-    async fn reload(&self) -> Response<Full<Bytes>> {
+    async fn reload(&self) -> Answer {
         let server = Arc::clone(&self.server);
         // Files are read, and a file system may hang.
         match tokio::task::spawn_blocking(move || server.reload()).await {
@@ -109,36 +117,4 @@ impl<T: Operated> Admin<T> {
             Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the reload failed; see the log\n"),
         }
     }
-}
-
-fn refused(barred: Barred) -> Response<Full<Bytes>> {
-    let mut response = text(barred.status(), barred.text());
-    response.headers_mut().extend(barred.challenge());
-    response
-}
-
-fn not_allowed(allow: &'static str) -> Response<Full<Bytes>> {
-    let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "not by this method\n");
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
-    response
-}
-
-fn json(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
-    page(status, JSON, format!("{value:#}\n"))
-}
-
-fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    page(status, PLAIN, text.to_owned())
-}
-
-fn page(status: StatusCode, content_type: HeaderValue, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
-    *response.status_mut() = status;
-    let fields = [
-        (header::CONTENT_TYPE, content_type),
-        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    ];
-    *response.headers_mut() = HeaderMap::from_iter(fields);
-    response
 }

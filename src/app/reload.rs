@@ -163,6 +163,10 @@ impl Operated for Reload {
         self.in_force().admin.clone()
     }
 
+    fn shared(&self) -> Arc<Shared> {
+        self.shared()
+    }
+
     fn reading(&self) -> Reading {
         let log_lines_dropped = self.ground.around.log.dropped_lines();
         Reading { log_lines_dropped, ..self.shared.load().reading() }

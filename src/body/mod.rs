@@ -1,9 +1,10 @@
 //! Message bodies. Here: the body of an answer, which is cached bytes, nothing, or the app's own stream. Cached bytes go
 //! out as they lie in the cache, in one frame that shares them. In [`timed`]: the body of a request; in [`tunnel`]: what
-//! follows when protocols are switched.
+//! follows when protocols are switched; in [`whole`]: small bodies, read to their ends.
 
 pub mod timed;
 pub mod tunnel;
+pub mod whole;
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -30,9 +30,23 @@ impl Format {
     /// The fields that every image of this format is served with: its registered media type, which browsers are told to
     /// believe, and that any site may show it (Fetch standard §3.7).
     pub fn fields(self) -> &'static [(HeaderName, HeaderValue); 3] {
-        static FIELDS: [[(HeaderName, HeaderValue); 3]; 4] =
-            [fields("image/jpeg"), fields("image/png"), fields("image/gif"), fields("image/webp")];
+        static FIELDS: [[(HeaderName, HeaderValue); 3]; 4] = [
+            fields(Format::Jpeg.media_type()),
+            fields(Format::Png.media_type()),
+            fields(Format::Gif.media_type()),
+            fields(Format::WebP.media_type()),
+        ];
         &FIELDS[self as usize]
+    }
+
+    /// Its registered media type.
+    pub const fn media_type(self) -> &'static str {
+        match self {
+            Self::Jpeg => "image/jpeg",
+            Self::Png => "image/png",
+            Self::Gif => "image/gif",
+            Self::WebP => "image/webp",
+        }
     }
 
     /// The extension of a file in it.

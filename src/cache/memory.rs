@@ -58,6 +58,20 @@ impl<V: Clone + Send + Sync + 'static> Memory<V> {
         self.0.invalidate(key);
     }
 
+    /// Removes what is stored under `key`, and returns it.
+    pub fn take(&self, key: &str) -> Option<V> {
+        self.0.remove(key).map(|kept| kept.value)
+    }
+
+    /// Removes everything; returns how many entries there were.
+    pub fn clear(&self) -> u64 {
+        self.tend();
+        let entries = self.entries();
+        self.0.invalidate_all();
+        self.tend();
+        entries
+    }
+
     /// Does the bookkeeping that is due: evictions, expired entries, counts.
     pub fn tend(&self) {
         self.0.run_pending_tasks();

@@ -125,7 +125,7 @@ impl Cache {
             Some(image) if image.is_fresh(now) => return Known::Answer(Found::Image(image)),
             stale => stale,
         };
-        let negative = self.negatives.get(ticket.canonical()).filter(|negative| negative.is_current(now.tick));
+        let negative = self.refusal(ticket, now);
         let usable = |image: &Image| image.serves_while_revalidating(now) || image.serves_on_error(now);
         match (stale, negative) {
             (Some(image), Some(negative)) if !usable(&image) => Known::Answer(Found::Negative(negative)),
@@ -177,6 +177,28 @@ impl Cache {
         if let Some(own) = &self.own {
             own.images.remove(ticket.canonical());
         }
+    }
+
+    /// Forgets whatever is held of `ticket` but that it is own; returns whether anything was.
+    pub fn purge(&self, ticket: &Ticket) -> bool {
+        let key = ticket.canonical();
+        let held = [
+            self.images.take(key).is_some(),
+            self.own.as_ref().is_some_and(|own| own.images.take(key).is_some()),
+            self.negatives.take(key).is_some(),
+        ];
+        held.contains(&true)
+    }
+
+    /// Forgets every image and every refusal; returns how many there were.
+    pub fn purge_all(&self) -> u64 {
+        let own = self.own.as_ref().map_or(0, |own| own.images.clear());
+        own + self.images.clear() + self.negatives.clear()
+    }
+
+    /// The refusal of `ticket` that is remembered now.
+    pub fn refusal(&self, ticket: &Ticket, now: Moment) -> Option<Negative> {
+        self.negatives.get(ticket.canonical()).filter(|negative| negative.is_current(now.tick))
     }
 
     /// Remembers a refusal; the image that it contradicts goes (S24).

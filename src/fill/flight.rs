@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::quality::RandomState;
@@ -15,7 +15,15 @@ use tokio::sync::watch;
 /// Locks, so that misses of different tickets rarely meet.
 const SHARDS: usize = 16;
 
-type Running<T> = HashMap<Arc<str>, watch::Sender<Option<T>>>;
+type Running<T> = HashMap<Arc<str>, Flight<T>>;
+
+/// A fill under way.
+#[derive(Debug)]
+struct Flight<T> {
+    result: watch::Sender<Option<T>>,
+    /// What it brings is not to be stored.
+    spoiled: Arc<AtomicBool>,
+}
 
 /// The fills under way, each with a result of type `T`.
 #[derive(Debug)]
@@ -50,6 +58,7 @@ pub struct Permit<T> {
     flights: Arc<Flights<T>>,
     key: Arc<str>,
     result: watch::Sender<Option<T>>,
+    spoiled: Arc<AtomicBool>,
     landed: bool,
 }
 
@@ -67,14 +76,14 @@ impl<T> Flights<T> {
 
     /// Joins the running fill of `key`, if there is one.
     pub fn join(&self, key: &str) -> Option<Seat<T>> {
-        self.shard(key).get(key).map(|result| Seat(result.subscribe()))
+        self.shard(key).get(key).map(|flight| Seat(flight.result.subscribe()))
     }
 
     /// Joins the running fill of `key`, or finds its result by `look`, or lets a new one start.
     pub fn join_or_start<F>(self: &Arc<Self>, key: &Arc<str>, look: impl FnOnce() -> Option<F>) -> Boarding<T, F> {
         let mut shard = self.shard(key);
         if let Some(running) = shard.get(key) {
-            return Boarding::Joined(Seat(running.subscribe()));
+            return Boarding::Joined(Seat(running.result.subscribe()));
         }
         if let Some(found) = look() {
             return Boarding::Found(found);
@@ -84,9 +93,24 @@ impl<T> Flights<T> {
         }
         // Nothing from here to the permit, which gives the place back, can panic.
         let (result, audience) = watch::channel(None);
-        shard.insert(Arc::clone(key), result.clone());
-        let permit = Permit { flights: Arc::clone(self), key: Arc::clone(key), result, landed: false };
+        let spoiled = Arc::<AtomicBool>::default();
+        shard.insert(Arc::clone(key), Flight { result: result.clone(), spoiled: Arc::clone(&spoiled) });
+        let permit = Permit { flights: Arc::clone(self), key: Arc::clone(key), result, spoiled, landed: false };
         Boarding::Start(permit, Seat(audience))
+    }
+
+    /// What a running fill of `key` brings is not to be stored.
+    pub fn spoil(&self, key: &str) {
+        if let Some(flight) = self.shard(key).get(key) {
+            flight.spoil();
+        }
+    }
+
+    /// The same of every running fill.
+    pub fn spoil_all(&self) {
+        for shard in &self.shards {
+            lock(shard).values().for_each(Flight::spoil);
+        }
     }
 
     /// How many fills are under way.
@@ -96,7 +120,7 @@ impl<T> Flights<T> {
 
     /// How many wait for a fill's end, all fills together.
     pub fn waiting(&self) -> usize {
-        let audience = |shard: &Running<T>| shard.values().map(watch::Sender::receiver_count).sum::<usize>();
+        let audience = |shard: &Running<T>| shard.values().map(|flight| flight.result.receiver_count()).sum::<usize>();
         self.shards.iter().map(|shard| audience(&lock(shard))).sum()
     }
 
@@ -112,6 +136,12 @@ impl<T> Flights<T> {
     }
 }
 
+impl<T> Flight<T> {
+    fn spoil(&self) {
+        self.spoiled.store(true, Ordering::Release);
+    }
+}
+
 /// A panic under the lock leaves the map whole: single inserts and removes.
 fn lock<M>(mutex: &Mutex<M>) -> MutexGuard<'_, M> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -123,6 +153,11 @@ impl<T> Permit<T> {
         self.free();
         self.landed = true;
         self.result.send_replace(Some(result));
+    }
+
+    /// Whether what it brings is not to be stored.
+    pub fn is_spoiled(&self) -> bool {
+        self.spoiled.load(Ordering::Acquire)
     }
 
     fn free(&self) {

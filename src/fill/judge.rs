@@ -26,6 +26,9 @@ const FUTURE: Duration = Duration::from_secs(5 * 60);
 /// Why the image of a ticket whose life is over is not stored.
 pub const EXPIRED: &str = "ticket-expired";
 
+/// Why an image whose ticket was purged in the meantime is not stored.
+pub const PURGED: &str = "purged";
+
 /// What configuration sets.
 #[derive(Debug, Clone)]
 pub struct Rules {
@@ -80,6 +83,15 @@ impl Verdict {
         matches!(self, Self::Failed(Failure::UnexpectedStatus(StatusCode::NOT_MODIFIED), _))
     }
 
+    /// The same, where an image is not to be stored because of `reason`.
+    #[must_use]
+    pub fn shown_only(self, reason: &'static str) -> Self {
+        match self {
+            Self::Image(image, _) => Self::Image(image, Storable::ShowOnly(reason)),
+            other => other,
+        }
+    }
+
     /// Why a good image may only be shown, when that is so.
     pub const fn not_stored(&self) -> Option<&'static str> {
         match self {
@@ -98,6 +110,15 @@ pub enum Storable {
     ShowOnly(&'static str),
     /// No: it is stale on arrival, and neither stale use nor revalidation could make use of it. Browsers are told so.
     Stale,
+}
+
+/// The word for what is remembered instead of an image.
+pub fn negative_reason(negative: &Negative) -> &'static str {
+    match negative.instead {
+        Instead::Unknown(_) => "unknown-ticket",
+        Instead::NotAnImage => Failure::NotAnImage.reason(),
+        Instead::Late(_) => EXPIRED,
+    }
 }
 
 /// Judges `answer`, which came for a ticket of which `known` is known.

@@ -8,6 +8,7 @@
 
 mod flight;
 pub mod judge;
+mod warm;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use flight::{Boarding, Flights, Permit, Seat};
 use judge::{Bench, Known, Rules, Storable, Verdict};
 use tokio::runtime::Handle;
+pub use warm::Warmed;
 
 use crate::cache::entry::{Image, Instead, Negative, Validators};
 use crate::cache::expiry::Expiry;
@@ -145,6 +147,19 @@ impl Fills {
         cache.learn(ticket, Expiry::earliest([learned, self.filler.stated(ticket, now)]), now);
     }
 
+    /// Forgets what the cache holds of `ticket`, and has a running fill of it store nothing; those who wait for that fill are
+    /// still shown what it brings. What was learned of the ticket stays. Returns whether anything was held.
+    pub fn purge(&self, ticket: &Ticket) -> bool {
+        self.flights.spoil(ticket.canonical());
+        self.filler.cache.purge(ticket)
+    }
+
+    /// The same of all tickets; returns of how many something was held.
+    pub fn purge_all(&self) -> u64 {
+        self.flights.spoil_all();
+        self.filler.cache.purge_all()
+    }
+
     /// Whether the life of `ticket` is over, as far as anybody knows.
     pub fn is_over(&self, ticket: &Ticket) -> bool {
         self.filler.is_over(ticket)
@@ -194,7 +209,7 @@ impl Filler {
             Purpose::Prefetch => self.fill_soon(&ticket).await,
         };
         let Filled { verdict, origin_took } = filled.unwrap_or_else(Filled::unasked);
-        let filled = Filled { verdict: self.keep(purpose, &ticket, verdict), origin_took };
+        let filled = Filled { verdict: self.keep_unless_spoiled(purpose, &ticket, verdict, &permit), origin_took };
         std::mem::forget(attempt);
         self.metrics.filled(filled.verdict.not_stored());
         permit.land(filled);
@@ -242,6 +257,23 @@ impl Filler {
             Err(failure) => Verdict::Failed(failure, None),
         };
         Ok(Filled { verdict, origin_took: Some(took) })
+    }
+
+    /// Whoever purges marks the fill first and removes what is stored then: looked at on both sides of storing, the mark is
+    /// not missed.
+    fn keep_unless_spoiled(
+        &self,
+        purpose: Purpose,
+        ticket: &Ticket,
+        verdict: Verdict,
+        permit: &Permit<Filled>,
+    ) -> Verdict {
+        let verdict = if permit.is_spoiled() { verdict } else { self.keep(purpose, ticket, verdict) };
+        if !permit.is_spoiled() {
+            return verdict;
+        }
+        self.cache.purge(ticket);
+        verdict.shown_only(judge::PURGED)
     }
 
     /// Stores before the ticket is free again, and returns what those who wait are told.

@@ -4,6 +4,7 @@
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
 use crate::body::Body;
+use crate::body::whole::NotWhole;
 use crate::origin::Failure as Unanswered;
 use crate::respond;
 
@@ -101,6 +102,16 @@ impl Failure {
 }
 
 const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
+impl From<NotWhole> for Failure {
+    fn from(why: NotWhole) -> Self {
+        match why {
+            NotWhole::TooLong => Self::BodyTooLong,
+            NotWhole::Overdue => Self::BodyOverdue,
+            NotWhole::Broken => Self::BodyBroken,
+        }
+    }
+}
 
 impl From<Unanswered> for Failure {
     fn from(unanswered: Unanswered) -> Self {

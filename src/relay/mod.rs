@@ -31,8 +31,8 @@ use record::Record;
 use target::SecretTarget;
 use tokio::time::timeout;
 
-use crate::body::Body;
 use crate::body::timed::{TimedBody, Unread};
+use crate::body::{Body, whole};
 use crate::exchange::Records;
 use crate::forward::hop;
 use crate::metrics::Metrics;
@@ -48,10 +48,6 @@ const CONNECTIONS: usize = 512;
 
 /// Bytes of a body of `qrcode/create`, and of its answer; WeChat's own have a few hundred.
 const MOST_BYTES: usize = 64 * 1024;
-
-/// Of a body beyond the cap so much is still read, for so long, since a peer that is still writing would not hear the refusal.
-const MOST_DISCARDED: usize = 4 * 1024 * 1024;
-const DISCARD_FOR: Duration = Duration::from_secs(5);
 
 /// Connects an answer of ours with its log line.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -142,7 +138,7 @@ impl Relay {
     /// Both bodies are read whole: the request's before anything is sent, the answer's to be learned from.
     async fn create(&self, request: Request<Incoming>, target: &SecretTarget) -> Result<Relayed, Failure> {
         let (parts, body) = request.into_parts();
-        let body = read_request(body, self.body_timeout).await?;
+        let body = whole::read(body, MOST_BYTES, self.body_timeout).await?;
         let parts = self.outgoing(parts);
         let exchange = async {
             let call = |host: &Host| {
@@ -218,29 +214,6 @@ fn incoming(parts: response::Parts, body: Answer) -> Result<Response<Answer>, Fa
     *response.version_mut() = Version::HTTP_11;
     *response.extensions_mut() = http::Extensions::new();
     Ok(response)
-}
-
-async fn read_request(mut body: Incoming, body_timeout: Duration) -> Result<Bytes, Failure> {
-    let read = timeout(body_timeout, Limited::new(&mut body, MOST_BYTES).collect()).await;
-    match read.map_err(|_| Failure::BodyOverdue)? {
-        Ok(whole) => Ok(whole.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            let _ = timeout(DISCARD_FOR, discard(body)).await;
-            Err(Failure::BodyTooLong)
-        }
-        Err(_) => Err(Failure::BodyBroken),
-    }
-}
-
-async fn discard(mut body: Incoming) {
-    let mut left = MOST_DISCARDED;
-    while let Some(Ok(frame)) = body.frame().await {
-        let read = frame.data_ref().map_or(0, Bytes::len);
-        left = match left.checked_sub(read) {
-            Some(left) => left,
-            None => return,
-        };
-    }
 }
 
 async fn read_answer(body: Incoming) -> Result<Bytes, Failure> {

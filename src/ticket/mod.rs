@@ -5,6 +5,7 @@
 mod config;
 mod layout;
 mod repair;
+mod report;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,6 +16,7 @@ pub use config::{Config, Expired};
 pub use layout::{Facts, Validity, mint};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 pub use repair::{Repair, Repairs};
+pub use report::Report;
 use sha2::{Digest, Sha256};
 
 /// Bytes of a ticket after decoding; WeChat's have 96.
@@ -75,6 +77,14 @@ impl Ticket {
         let decoded = std::str::from_utf8(&decoded).map_err(|_| BadTicket::Characters)?;
         let (canonical, repairs) = repair::canonical(decoded).ok_or(BadTicket::Characters)?;
         Ok(Self { canonical: Arc::from(canonical), repairs })
+    }
+
+    /// Finds it in what people paste: a URL, a query, else the text itself, mangled or not. No ticket contains a `?` or a `&`.
+    pub fn find(text: &str) -> Result<Self, BadTicket> {
+        let query = text.split_once('?').map_or(text, |(_, query)| query);
+        let query = query.split_once('#').map_or(query, |(query, _)| query);
+        let has_parameter = query.split('&').any(|parameter| parameter.starts_with("ticket="));
+        if has_parameter { Self::from_query(Some(query)) } else { Self::from_text(text) }
     }
 
     /// The canonical text.

@@ -357,3 +357,17 @@ proptest! {
         let _ = Ticket::from_query(Some(&query));
     }
 }
+
+#[test]
+fn a_ticket_is_found_bare_in_a_query_and_in_a_url() {
+    let bare = Ticket::find(SAMPLE).unwrap();
+    for text in [
+        format!("ticket={SAMPLE}"),
+        format!("https://mp.weixin.qq.com/cgi-bin/showqrcode?ticket={SAMPLE}#top"),
+        format!("/cgi-bin/showqrcode?access_token=x&ticket={}", SAMPLE.replace('=', "%3D")),
+    ] {
+        assert_eq!(Ticket::find(&text), Ok(bare.clone()), "{text}");
+    }
+    assert_eq!(Ticket::find("https://a/?ticket="), Err(BadTicket::Empty));
+    assert_eq!(Ticket::find(""), Err(BadTicket::Empty));
+}

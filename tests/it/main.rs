@@ -17,6 +17,7 @@ mod forward;
 mod framing;
 mod health;
 mod limits;
+mod operator;
 mod origin_request;
 mod origin_trouble;
 mod parts;

@@ -28,6 +28,10 @@ impl Response {
         std::str::from_utf8(&self.body).unwrap()
     }
 
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
     pub fn cache_status(&self) -> &str {
         self.header("cache-status").unwrap_or("")
     }
@@ -66,6 +70,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Connection<T> {
     pub async fn request(&mut self, method: &str, target: &str, headers: &str) -> Response {
         self.send(format!("{method} {target} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.host)).await;
         self.response_to(method).await.expect("an answer")
+    }
+
+    /// Sends `body` with its length.
+    pub async fn post(&mut self, target: &str, body: &str) -> Response {
+        let head = format!("POST {target} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n", self.host, body.len());
+        self.send(head + body).await;
+        self.response_to("POST").await.expect("an answer")
     }
 
     /// The next answer; `None` when the connection ends first.
