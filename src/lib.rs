@@ -17,7 +17,7 @@
 //!
 //! Around it: [`app`] puts the parts together, [`config`] reads what they need, [`admin`] lets an operator look,
 //! [`mod@log`] and [`metrics`] tell, [`demo`] plays WeChat and [`cli`] reads the command line. [`moment`] and [`clock`] are
-//! the time, [`peer`] is who speaks to us, [`via`] our own hop, [`fault`] is trouble on purpose.
+//! the time, [`peer`] is who speaks to us, `forwarded` reads what proxies say of each other, [`via`] is our own hop, [`fault`] is trouble on purpose.
 //!
 //! What decides (tickets, freshness, judgement) is pure and takes the time as an argument. `ARCHITECTURE.md` draws the
 //! layers: imports point down them.
@@ -34,6 +34,7 @@ pub mod exchange;
 pub mod fault;
 pub mod fill;
 pub mod forward;
+mod forwarded;
 pub mod limit;
 pub mod log;
 pub mod metrics;

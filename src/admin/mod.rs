@@ -23,10 +23,10 @@ use serde_json::{Value, json};
 use crate::metrics::{Metrics, Reading};
 use crate::proxy::Shared;
 use crate::server::drain::Drain;
-use crate::server::small::{self, Answers};
+use crate::server::small::{self, Answers, Room};
 
-/// Connections at once: a few scrapers and people.
-const CONNECTIONS: usize = 64;
+/// A few scrapers and people, of whom none keeps the others out.
+const ROOM: Room = Room { all: 64, per_address: 16 };
 
 /// What is told to whoever asks for something else.
 const CALLS: &str =
@@ -69,7 +69,7 @@ pub struct Admin<T> {
 pub async fn serve(admin: Arc<Admin<impl Operated>>, listener: TcpListener) -> io::Result<()> {
     let drain = admin.drain.clone();
     tokio::select! {
-        ended = small::serve(admin, listener, CONNECTIONS) => ended,
+        ended = small::serve(admin, listener, ROOM) => ended,
         () = drain.handed_over() => Ok(()),
     }
 }

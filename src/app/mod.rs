@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use parts::Ground;
+use parts::{Ground, Relays};
 use reload::Reload;
 pub use running::{Ending, Running};
 use tokio::runtime::Runtime;
@@ -29,10 +29,10 @@ use crate::log::{Control, START};
 use crate::metrics::Metrics;
 use crate::outbound::BadCaFile;
 use crate::proxy::{Proxy, Shared};
-use crate::relay::{self, Relay};
+use crate::relay::{self, Current};
 use crate::server::connection::Connections;
 use crate::server::drain::{Drain, Times};
-use crate::server::inheritance::{Inheritance, Legacy};
+use crate::server::inheritance::{Inheritance, Legacy, Taken};
 use crate::server::listener::{Door, Entrance, Listener};
 use crate::server::places::Places;
 use crate::server::tls::Tls;
@@ -128,12 +128,13 @@ impl App {
 
     /// The same, where sockets that were handed to us are taken instead of binding them.
     pub fn inherit(config: Config, surroundings: Surroundings, mut given: Inheritance) -> Result<Self, StartError> {
-        files::raise_limit(config.server.max_connections);
+        files::raise_limit(config.server.max_connections, config.forward.app.is_some());
         let certificate = certificate(&config.server.tls)?;
         let legacy = Arc::new(Legacy::default());
         let mut open = |name, key, address| {
-            let socket = given.take(name, address).unwrap_or_else(|| listener::bind(address));
-            let kept = socket.and_then(|socket| legacy.keep(name, &socket).map(|()| socket));
+            let bind = || Ok(Taken { socket: listener::bind(address)?, appointed: false });
+            let taken = given.take(name, address).unwrap_or_else(bind);
+            let kept = taken.and_then(|taken| legacy.keep(name, &taken).map(|()| taken.socket));
             kept.map_err(|error| StartError::Listen(key, address, error))
         };
         let listeners = listeners(&config.server, &mut open)?;
@@ -141,9 +142,9 @@ impl App {
         let relay = config.relay.listen.map(|address| open("relay", "relay.listen", address)).transpose()?;
         given.close_the_rest();
         let addresses = Addresses::of(&listeners, admin.as_ref(), relay.as_ref()).map_err(StartError::System)?;
-        let connections = config.server.max_connections;
+        let (all, per_client) = (config.server.max_connections, config.server.max_connections_per_client);
         let tls = certificate.clone().zip(addresses.tls);
-        let tls = tls.map(|(certificate, at)| Arc::new(Tls::new(certificate, connections, at.port())));
+        let tls = tls.map(|(certificate, at)| Arc::new(Tls::new(certificate, all, per_client, at.port())));
         let background = background().map_err(StartError::System)?;
         let ground = Ground { around: surroundings, metrics: Metrics::new() };
         let renewal = certificate.map(|certificate| ground.renewal(&config, certificate));
@@ -173,7 +174,9 @@ impl App {
         let (workers, threads) = Workers::start(&services).map_err(StartError::System)?;
         let trust = self.shared.trust.clone();
         let places = Places::new(server.max_connections, server.max_connections_per_client, trust);
-        let Self { config, listeners, renewal, admin, relay, legacy, addresses, background, shared, ground, .. } = self;
+        let Self {
+            config, listeners, tls, renewal, admin, relay, legacy, addresses, background, shared, ground, ..
+        } = self;
         let metrics = Arc::clone(&ground.metrics);
         let (counted, sockets) = (Arc::clone(&metrics), Arc::clone(&legacy));
         let door = Door { places: Arc::clone(&places), workers, metrics: counted, legacy: sockets };
@@ -184,17 +187,37 @@ impl App {
             background.spawn(renewal::watch(renewal, ground.around.certificate_poll));
         }
         let shared = Arc::new(ArcSwap::new(shared));
+        let relays = Relays { records, shared: Arc::clone(&shared), metrics: Arc::clone(&metrics) };
         let relaying = relay.map(|listener| {
-            let relay = relay_of(&config, &shared, records, &metrics)?;
-            Ok(background.spawn(relay::serve(Arc::new(relay), listener, drain.clone())))
+            let relay = Arc::new(Current::new(relays.relay(&config).map_err(StartError::CaFile)?));
+            Ok((Arc::clone(&relay), background.spawn(relay::serve(relay, listener, drain.clone()))))
         });
-        let relaying = relaying.transpose()?;
-        let (in_force, sources) = (Mutex::new(config), ground.around.sources.clone());
-        let reload = Reload { in_force, sources, ground, shared, services, places, drain: drain.clone(), renewal };
+        let (relay, relaying) = relaying.transpose()?.unzip();
+        let relay = relay.map(|relay| (relay, relays));
+        let sources = ground.around.sources.clone();
+        let (in_force, turn) = (ArcSwap::from_pointee(config), Mutex::default());
+        let drained = drain.clone();
+        let reload = Reload {
+            in_force,
+            turn,
+            sources,
+            addresses,
+            ground,
+            shared,
+            services,
+            places,
+            tls,
+            relay,
+            drain: drained,
+            renewal,
+        };
         let reload = Arc::new(reload);
         if let Some(listener) = admin {
             let admin = Admin { drain: drain.clone(), metrics: Arc::clone(&metrics), server: Arc::clone(&reload) };
             background.spawn(admin::serve(Arc::new(admin), listener));
+        }
+        if addresses.relay.is_some_and(|at| !at.ip().to_canonical().is_loopback()) {
+            tracing::warn!("the relay is not on loopback: access tokens travel to it in the clear");
         }
         announce(addresses);
         let background = Some(background);
@@ -257,20 +280,6 @@ fn background() -> io::Result<Runtime> {
         .thread_name("ticketgate-origin")
         .enable_all()
         .build()
-}
-
-fn relay_of(
-    config: &Config,
-    shared: &Arc<ArcSwap<Shared>>,
-    records: Arc<Records>,
-    metrics: &Arc<Metrics>,
-) -> Result<Relay, StartError> {
-    if config.relay.listen.is_some_and(|listen| !listen.ip().to_canonical().is_loopback()) {
-        tracing::warn!("relay.listen is not on loopback: access tokens travel to it in the clear");
-    }
-    let (shared, metrics) = (Arc::clone(shared), Arc::clone(metrics));
-    let body_timeout = config.server.timeouts.body;
-    Relay::new(&config.relay, &config.origin, body_timeout, shared, records, metrics).map_err(StartError::CaFile)
 }
 
 /// Says where we listen, whatever the log level (S2).

@@ -4,11 +4,13 @@
 
 use std::sync::{Arc, Mutex};
 
+use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
 
 use super::Surroundings;
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::exchange::Records;
 use crate::fill::judge::Rules;
 use crate::fill::{Filler, Fills};
 use crate::limit::{Limits, Trust};
@@ -16,6 +18,7 @@ use crate::metrics::Metrics;
 use crate::origin::Origin;
 use crate::outbound::BadCaFile;
 use crate::proxy::Shared;
+use crate::relay::Relay;
 use crate::respond::Responder;
 use crate::respond::cors::Cors;
 use crate::route::Routes;
@@ -113,6 +116,22 @@ impl Ground {
             clock: self.around.clock.clone(),
             via,
         }
+    }
+}
+
+/// What every relay of this process is made with.
+pub(super) struct Relays {
+    pub(super) records: Arc<Records>,
+    pub(super) shared: Arc<ArcSwap<Shared>>,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl Relays {
+    /// The relay of `config`. A file of certificates is read.
+    pub(super) fn relay(&self, config: &Config) -> Result<Relay, BadCaFile> {
+        let (records, shared, metrics) =
+            (Arc::clone(&self.records), Arc::clone(&self.shared), Arc::clone(&self.metrics));
+        Relay::new(&config.relay, &config.origin, config.server.timeouts.body, shared, records, metrics)
     }
 }
 

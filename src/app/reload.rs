@@ -3,12 +3,13 @@
 //! for connections that come later. What only a restart can change stays as it was, and is named.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use serde_json::Value;
 
-use super::parts::Ground;
+use super::Addresses;
+use super::parts::{Ground, Relays};
 use crate::admin::{self, Operated, Reloaded};
 use crate::config::{Config, Mistakes, Sources};
 use crate::forward::Forward;
@@ -16,24 +17,22 @@ use crate::limit::Trust;
 use crate::metrics::Reading;
 use crate::outbound::BadCaFile;
 use crate::proxy::{Proxy, Shared};
+use crate::relay::Current;
 use crate::server::drain::{Drain, Times};
 use crate::server::files;
 use crate::server::places::Places;
+use crate::server::tls::Tls;
 use crate::server::tls::certificate::BadCertificate;
 use crate::server::tls::renewal::Renewal;
 use crate::server::workers::Service;
 
-/// Sockets, the relay, the size of the cache and the look of the log are made once.
-const NEEDS_RESTART: [&str; 12] = [
+/// Sockets, the size of the cache and the look of the log are made once.
+const NEEDS_RESTART: [&str; 8] = [
     "admin.listen",
     "cache.memory",
     "listen",
     "log.format",
-    "relay.fallback",
-    "relay.forward",
     "relay.listen",
-    "relay.prefetch",
-    "relay.url",
     "tickets.max_own",
     "tls.listen",
     "tls.redirect",
@@ -44,12 +43,18 @@ const NEEDS_TLS: [&str; 2] = ["tls.cert", "tls.key"];
 
 /// The configuration in force, and everything that follows it.
 pub struct Reload {
-    pub(super) in_force: Mutex<Config>,
+    pub(super) in_force: ArcSwap<Config>,
+    /// Held by whoever changes it: files are read meanwhile, and whoever only looks does not wait for them.
+    pub(super) turn: Mutex<()>,
+    /// Where the listeners really are: systemd may have said otherwise than the configuration.
+    pub(super) addresses: Addresses,
     pub(super) sources: Option<Sources>,
     pub(super) ground: Ground,
     pub(super) shared: Arc<ArcSwap<Shared>>,
     pub(super) services: Vec<Service>,
     pub(super) places: Arc<Places>,
+    pub(super) tls: Option<Arc<Tls>>,
+    pub(super) relay: Option<(Arc<Current>, Relays)>,
     pub(super) drain: Drain,
     pub(super) renewal: Option<Arc<Mutex<Renewal>>>,
 }
@@ -59,6 +64,8 @@ pub struct Reload {
 pub enum NotReloaded {
     /// The configuration is of no use.
     Mistakes(Mistakes),
+    /// It is of no use beside what a restart alone can change.
+    Mixture(Mistakes),
     /// A file that it names is of no use: it has changed since it was looked at.
     CaFile(BadCaFile),
     /// The same of a certificate or its key.
@@ -93,18 +100,27 @@ impl Reload {
 
     /// Puts `config` in force. An error leaves everything as it was.
     pub fn apply(&self, mut config: Config) -> Result<Reloaded, NotReloaded> {
-        let mut was = self.in_force();
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let was = self.in_force.load_full();
         let mut reloaded = Reloaded::default();
         for key in was.differences(&config) {
             let waits = NEEDS_RESTART.contains(&key) || self.renewal.is_none() && NEEDS_TLS.contains(&key);
             if waits { &mut reloaded.restart } else { &mut reloaded.applied }.push(key);
         }
         keep_what_needs_a_restart(&mut config, &was);
+        if !reloaded.restart.is_empty() {
+            config.agrees().map_err(NotReloaded::Mixture)?;
+        }
         let shared = self.ground.renew(&self.shared.load(), &was, &config).map_err(NotReloaded::CaFile)?;
         let apps = self.apps(&shared, &was, &config).map_err(NotReloaded::CaFile)?;
+        let relay = self.relay.as_ref().map(|(_, relays)| relays.relay(&config));
+        let relay = relay.transpose().map_err(NotReloaded::CaFile)?;
         self.renew_certificate(&config).map_err(NotReloaded::Certificate)?;
         self.put_in_force(Arc::new(shared), apps, &was, &config);
-        *was = config;
+        if let Some(((current, _), relay)) = self.relay.as_ref().zip(relay) {
+            current.replace(relay);
+        }
+        self.in_force.store(Arc::new(config));
         Ok(reloaded)
     }
 
@@ -116,10 +132,6 @@ impl Reload {
     /// Does the stores' bookkeeping.
     pub fn tend(&self) {
         self.shared.load().cache.tend();
-    }
-
-    fn in_force(&self) -> MutexGuard<'_, Config> {
-        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn renew_certificate(&self, config: &Config) -> Result<(), BadCertificate> {
@@ -143,16 +155,19 @@ impl Reload {
     fn put_in_force(&self, shared: Arc<Shared>, apps: Vec<Option<Arc<Forward>>>, was: &Config, config: &Config) {
         let server = &config.server;
         let introductions = self.ground.introductions(config);
+        let (all, per_client) = (server.max_connections, server.max_connections_per_client);
+        let tls = self.tls.as_ref().map(|tls| Arc::new(tls.resized(all, per_client)));
         for (service, forward) in self.services.iter().zip(apps) {
             let connections = service.load_full();
             connections.exchanges().replace(Proxy { shared: Arc::clone(&shared), forward });
-            service.store(Arc::new(connections.with(server.timeouts, introductions.clone())));
+            service.store(Arc::new(connections.with(server.timeouts, introductions.clone(), tls.clone())));
         }
         self.shared.store(shared);
-        if server.max_connections != was.server.max_connections {
-            files::raise_limit(server.max_connections);
+        let to_app = config.forward.app.is_some();
+        if (all, to_app) != (was.server.max_connections, was.forward.app.is_some()) {
+            files::raise_limit(all, to_app);
         }
-        self.places.resize(server.max_connections, server.max_connections_per_client, Trust::new(&config.clients));
+        self.places.resize(all, per_client, Trust::new(&config.clients));
         self.drain.set_times(Times { delay: server.drain_delay, whole: server.drain });
         self.ground.around.log.retune(&config.log);
     }
@@ -160,7 +175,7 @@ impl Reload {
 
 impl Operated for Reload {
     fn rules(&self) -> admin::Config {
-        self.in_force().admin.clone()
+        admin::Config { listen: self.addresses.admin, ..self.in_force.load().admin.clone() }
     }
 
     fn shared(&self) -> Arc<Shared> {
@@ -173,7 +188,7 @@ impl Operated for Reload {
     }
 
     fn shown(&self) -> Value {
-        serde_json::json!(self.in_force().shown())
+        serde_json::json!(self.in_force.load().shown())
     }
 
     fn reload(&self) -> Result<Reloaded, String> {
@@ -189,7 +204,7 @@ fn keep_what_needs_a_restart(config: &mut Config, was: &Config) {
         (server.tls.cert, server.tls.key) = (tls.cert.clone(), tls.key.clone());
     }
     config.admin.listen = was.admin.listen;
-    config.relay = was.relay.clone();
+    config.relay.listen = was.relay.listen;
     (config.cache.memory, config.tickets.max_own) = (was.cache.memory, was.tickets.max_own);
     config.log.format = was.log.format;
 }
@@ -198,6 +213,9 @@ impl fmt::Display for NotReloaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Mistakes(mistakes) => mistakes.fmt(f),
+            Self::Mixture(mistakes) => {
+                write!(f, "it needs a restart: with what only that can change left as it is, {mistakes}")
+            }
             Self::CaFile(bad) => bad.fmt(f),
             Self::Certificate(bad) => bad.fmt(f),
             Self::NoSources => f.write_str("there is no configuration to read again: this one was started without"),
@@ -218,10 +236,7 @@ mod tests {
         (changed.server.listen, changed.server.tls.listen, changed.server.tls.redirect) = (address, address, address);
         (changed.server.tls.cert, changed.server.tls.key) = (Some("a".into()), Some("b".into()));
         (changed.admin.listen, changed.cache.memory) = (address, 1 << 20);
-        let relay = &mut changed.relay;
-        (relay.listen, relay.prefetch, relay.forward) = (address, false, crate::relay::config::Forwarded::All);
-        relay.fallback = vec![relay.url.clone()];
-        relay.url = crate::relay::config::Host::of(&http::Uri::from_static("http://b.example")).unwrap();
+        changed.relay.listen = address;
         changed.tickets.max_own = 1;
         changed.log.format = crate::log::Format::Human;
         let mut keys = [&NEEDS_RESTART[..], &NEEDS_TLS].concat();

@@ -48,10 +48,12 @@ impl Signals {
         });
         if succeeded {
             running.hand_over();
+            // Whoever ends the service signals this process too: that is the first word it hears of an end.
+            end.drain_beyond(1, running);
         } else {
             tell_systemd(NotifyState::Stopping);
+            end.drain(running);
         }
-        end.drain(running);
     }
 }
 
@@ -67,8 +69,17 @@ impl End {
         self.drain(running);
     }
 
-    fn drain(mut self, running: &Running) {
-        running.cut_drain_on(async move { self.next().await });
+    fn drain(self, running: &Running) {
+        self.drain_beyond(0, running);
+    }
+
+    /// The drain goes on when so many signals come, and the next cuts it.
+    fn drain_beyond(mut self, signals: usize, running: &Running) {
+        running.cut_drain_on(async move {
+            for _ in 0..=signals {
+                self.next().await;
+            }
+        });
         tracing::info!("draining; a second signal ends it at once");
         running.drain();
     }

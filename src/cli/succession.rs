@@ -11,9 +11,11 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt as _, FdMapping};
+use rustix::process::{Pid, Signal, kill_process};
 use sd_notify::NotifyState;
 
 use super::say;
+use crate::clock::Clock;
 use crate::config::PREDECESSOR_VARIABLE as PREDECESSOR;
 use crate::server::inheritance::{Legacy, NAMES};
 
@@ -22,6 +24,12 @@ const READY: &str = "ready";
 
 /// How long a successor may take to say so: large certificates and slow disks included.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long it may take to end when it is of no use: as long as what it may have begun to serve.
+const ENDED_WITHIN: Duration = Duration::from_secs(60);
+
+/// How often to see whether it has.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// The first descriptor that is handed on (`sd_listen_fds(3)`).
 const FIRST: i32 = 3;
@@ -91,8 +99,8 @@ impl Succession {
     }
 
     /// The command is dropped at once, and with it our copies of `sockets`.
-    fn start(&self, sockets: Vec<(&'static str, OwnedFd)>) -> io::Result<Child> {
-        let names: Vec<&str> = sockets.iter().map(|(name, _)| *name).collect();
+    fn start(&self, sockets: Vec<(String, OwnedFd)>) -> io::Result<Child> {
+        let names: Vec<&str> = sockets.iter().map(|(name, _)| name.as_str()).collect();
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped());
         command.env_remove("LISTEN_PID").env_remove("LISTEN_FDS_FIRST_FD");
@@ -117,10 +125,25 @@ struct Candidate(Option<Child>);
 
 impl Drop for Candidate {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
+        if let Some(child) = self.0.take() {
+            // Not on a thread that has other work.
+            std::thread::spawn(|| end(child));
+        }
+    }
+}
+
+/// Asked first: it may have begun to serve, and said so too late.
+fn end(mut child: Child) {
+    let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+    let clock = Clock::system();
+    let asked = clock.tick();
+    while matches!(child.try_wait(), Ok(None)) {
+        if clock.tick().since(asked) > ENDED_WITHIN {
             let _ = child.kill();
             let _ = child.wait();
+            return;
         }
+        std::thread::sleep(LOOK_EVERY);
     }
 }
 

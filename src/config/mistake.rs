@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 
+use super::secret;
+
 /// One mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
@@ -54,27 +56,21 @@ impl Line {
         let line_start = source[..start].rfind('\n').map_or(0, |at| at + 1);
         let rest = &source[line_start..];
         let text = rest.lines().next().unwrap_or_default();
-        if let Some(shown) = without_secret(text) {
-            let (number, width) = (source[..line_start].matches('\n').count() + 1, super::show::MASK.len());
+        let number = source[..line_start].matches('\n').count() + 1;
+        if let Some(shown) = secret::masked_line(&source[..line_start], text) {
+            let width = super::show::MASK.len();
             let before = shown.chars().count() - width;
             return Self { file, number, text: shown, before, width };
         }
         let end = floor_boundary(source, span.end).clamp(start, line_start + text.len().max(start - line_start));
         Self {
             file,
-            number: source[..line_start].matches('\n').count() + 1,
+            number,
             text: text.to_owned(),
             before: source[line_start..start].chars().count(),
             width: source[start..end].chars().count().max(1),
         }
     }
-}
-
-/// The line as it is shown when it gives a token.
-fn without_secret(text: &str) -> Option<String> {
-    let (key, _) = text.split_once('=')?;
-    let is_secret = key.trim().trim_matches('"').to_ascii_lowercase().ends_with("token");
-    is_secret.then(|| format!("{key}= {}", super::show::MASK))
 }
 
 fn floor_boundary(source: &str, at: usize) -> usize {
@@ -125,14 +121,15 @@ impl fmt::Display for Place {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.text)?;
+        write!(f, "{}: {}", self.place, secret::without_passwords(&self.text))?;
         if let Place::Line(line) = &self.place {
             let gutter = line.number.to_string();
             let empty = " ".repeat(gutter.len());
             // A tab in the line is a tab under it, so that the caret stands where it should.
             let indent: String =
                 line.text.chars().take(line.before).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
-            write!(f, "\n  {gutter} | {}\n  {empty} | {indent}{}", line.text, "^".repeat(line.width))?;
+            let text = secret::without_passwords(&line.text);
+            write!(f, "\n  {gutter} | {text}\n  {empty} | {indent}{}", "^".repeat(line.width))?;
         }
         Ok(())
     }

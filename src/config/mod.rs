@@ -6,6 +6,7 @@ mod conflicts;
 mod keys;
 mod kind;
 mod mistake;
+mod secret;
 mod settings;
 mod show;
 mod value;
@@ -68,6 +69,14 @@ impl Config {
         conflicts::find(&mut settings, &config);
         let file = settings.file().cloned();
         settings.finish().map(|()| Loaded { config, file })
+    }
+
+    /// Whether its values agree with each other, whatever they come from. Looks at the files that it names.
+    pub fn agrees(&self) -> Result<(), Mistakes> {
+        let mut settings = Settings::open(Sources::default());
+        keys::read(&mut settings, &mut self.clone());
+        conflicts::find(&mut settings, self);
+        settings.finish()
     }
 
     /// Every key with its value in this configuration, secrets masked.

@@ -10,10 +10,10 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use crate::server::small::{self, Answers};
+use crate::server::small::{self, Answers, Room};
 
 /// More than the proxy's pools ever open.
-const CONNECTIONS: usize = 256;
+const ROOM: Room = Room { all: 256, per_address: 256 };
 /// For a whole body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of a body; WeChat's own calls have a few hundred.
@@ -28,7 +28,7 @@ pub fn bind() -> io::Result<TcpListener> {
 
 /// Lets `neighbour` answer what comes to `listener`. Ends with its runtime.
 pub async fn serve(neighbour: Arc<impl Answers>, listener: TcpListener) -> io::Result<()> {
-    small::serve(neighbour, listener, CONNECTIONS).await
+    small::serve(neighbour, listener, ROOM).await
 }
 
 /// Reads a whole body; `None` when it is too long, too slow or cut.

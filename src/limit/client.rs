@@ -5,12 +5,13 @@
 //! hops are trusted; the first that is not is the client.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use http::{HeaderMap, HeaderName, header};
 use ipnet::IpNet;
 
 use super::config::{ClientConfig, ClientHeader, Trusted};
+use crate::forwarded;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
@@ -115,9 +116,9 @@ impl Trust {
             ClientHeader::XForwardedFor => Box::new(
                 lines(X_FORWARDED_FOR).flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')).map(plain_hop),
             ),
-            ClientHeader::Forwarded => {
-                Box::new(lines(header::FORWARDED).flat_map(|line| elements(line.as_bytes())).map(forwarded_hop))
-            }
+            ClientHeader::Forwarded => Box::new(
+                lines(header::FORWARDED).flat_map(|line| forwarded::elements(line.as_bytes())).map(forwarded_hop),
+            ),
         }
     }
 }
@@ -150,45 +151,11 @@ fn is_shared(v4: Ipv4Addr) -> bool {
 }
 
 fn plain_hop(hop: &[u8]) -> Option<IpAddr> {
-    address(hop.trim_ascii())
-}
-
-/// `1.2.3.4`, `1.2.3.4:80`, `2001:db8::1`, `[2001:db8::1]`, `[2001:db8::1]:80`, each quoted or not.
-fn address(text: &[u8]) -> Option<IpAddr> {
-    let text = std::str::from_utf8(text).ok()?;
-    let text = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
-    let bracketed = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    let bare = bracketed.unwrap_or(text).parse().ok();
-    bare.or_else(|| text.parse::<SocketAddr>().ok().map(|socket| socket.ip()))
-}
-
-/// The elements of one `Forwarded` line (RFC 7239 §4), right to left. Commas inside quotes do not part them.
-fn elements(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut elements: Vec<&[u8]> = split_outside_quotes(line, b',').collect();
-    elements.reverse();
-    elements.into_iter()
+    forwarded::address(hop.trim_ascii())
 }
 
 fn forwarded_hop(element: &[u8]) -> Option<IpAddr> {
-    split_outside_quotes(element, b';').find_map(|pair| {
-        let at = pair.iter().position(|byte| *byte == b'=')?;
-        let (name, value) = (pair[..at].trim_ascii(), pair[at + 1..].trim_ascii());
-        // `unknown` and `_hidden` are no addresses, and end the walk like any other text.
-        if name.eq_ignore_ascii_case(b"for") { Some(address(value)) } else { None }
-    })?
-}
-
-fn split_outside_quotes(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
-    let (mut quoted, mut escaped) = (false, false);
-    text.split(move |byte| {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            _ => {}
-        }
-        *byte == separator && !quoted
-    })
+    forwarded::parameter(element, "for").and_then(forwarded::address)
 }
 
 #[cfg(test)]

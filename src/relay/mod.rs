@@ -40,11 +40,11 @@ use crate::origin;
 use crate::outbound::BadCaFile;
 use crate::proxy::Shared;
 use crate::server::drain::Drain;
-use crate::server::small::{self, Answers};
+use crate::server::small::{self, Answers, Room};
 use crate::ticket::Ticket;
 
 /// Connections at once: the threads of an app, or of a few.
-const CONNECTIONS: usize = 512;
+const ROOM: Room = Room { all: 512, per_address: 512 };
 
 /// Bytes of a body of `qrcode/create`, and of its answer; WeChat's own have a few hundred.
 const MOST_BYTES: usize = 64 * 1024;
@@ -71,6 +71,29 @@ pub struct Relay {
     metrics: Arc<Metrics>,
 }
 
+/// The relay in force: another may take its place between two calls.
+pub struct Current(ArcSwap<Relay>);
+
+impl Current {
+    /// `relay`, for now.
+    pub fn new(relay: Relay) -> Self {
+        Self(ArcSwap::from_pointee(relay))
+    }
+
+    /// Puts `relay` in its place; calls under way end by the one they began with.
+    pub fn replace(&self, relay: Relay) {
+        self.0.store(Arc::new(relay));
+    }
+}
+
+impl Answers for Current {
+    type Body = Answer;
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
+        self.0.load_full().answer(request).await
+    }
+}
+
 /// What came of a call.
 struct Relayed {
     response: Response<Answer>,
@@ -78,12 +101,25 @@ struct Relayed {
 }
 
 /// Serves `relay` on `listener` until `drain`; returns how many connections were cut then.
-pub async fn serve(relay: Arc<Relay>, listener: TcpListener, drain: Drain) -> io::Result<usize> {
-    small::serve_until(relay, listener, CONNECTIONS, drain).await
+pub async fn serve(relay: Arc<Current>, listener: TcpListener, drain: Drain) -> io::Result<usize> {
+    small::serve_until(relay, listener, ROOM, drain).await
 }
 
-impl Answers for Relay {
-    type Body = Answer;
+impl Relay {
+    /// The relay of `config`, under the deadlines and the trust of `origin`; apps may keep a body back for `body_timeout`.
+    pub fn new(
+        config: &Config,
+        origin: &origin::Config,
+        body_timeout: Duration,
+        shared: Arc<ArcSwap<Shared>>,
+        records: Arc<Records>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, BadCaFile> {
+        let (forwarded, prefetch) = (config.forward, config.prefetch);
+        let (exchange_timeout, piece_timeout) = (origin.fill_timeout, origin.first_byte_timeout);
+        let api = Api::new(config, origin)?;
+        Ok(Self { api, forwarded, prefetch, body_timeout, exchange_timeout, piece_timeout, shared, records, metrics })
+    }
 
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Answer> {
         let target = SecretTarget::take(&mut request);
@@ -103,23 +139,6 @@ impl Answers for Relay {
                 response
             }
         }
-    }
-}
-
-impl Relay {
-    /// The relay of `config`, under the deadlines and the trust of `origin`; apps may keep a body back for `body_timeout`.
-    pub fn new(
-        config: &Config,
-        origin: &origin::Config,
-        body_timeout: Duration,
-        shared: Arc<ArcSwap<Shared>>,
-        records: Arc<Records>,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, BadCaFile> {
-        let (forwarded, prefetch) = (config.forward, config.prefetch);
-        let (exchange_timeout, piece_timeout) = (origin.fill_timeout, origin.first_byte_timeout);
-        let api = Api::new(config, origin)?;
-        Ok(Self { api, forwarded, prefetch, body_timeout, exchange_timeout, piece_timeout, shared, records, metrics })
     }
 
     async fn relay(&self, request: Request<Incoming>, target: &SecretTarget) -> Result<Relayed, Failure> {

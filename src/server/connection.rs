@@ -83,10 +83,10 @@ impl Connections {
         Self { exchanges, timeouts, drain, metrics, introductions, tls, http1, http2, tunnels: Arc::default() }
     }
 
-    /// Serves those that come from now on under `timeouts`, and with `introductions`.
+    /// Serves those that come from now on under `timeouts`, and with `introductions` and `tls`.
     #[must_use]
-    pub fn with(&self, timeouts: Timeouts, introductions: Option<Arc<Introductions>>) -> Self {
-        Self { timeouts, introductions, http2: super::http2::builder(&timeouts), ..self.clone() }
+    pub fn with(&self, timeouts: Timeouts, introductions: Option<Arc<Introductions>>, tls: Option<Arc<Tls>>) -> Self {
+        Self { timeouts, introductions, tls, http2: super::http2::builder(&timeouts), ..self.clone() }
     }
 
     /// Has requests answered.

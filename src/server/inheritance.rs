@@ -14,14 +14,34 @@ use super::listener::prepare;
 /// Names of what we were given, parted by colons.
 pub const NAMES: &str = "LISTEN_FDNAMES";
 
+/// Before the name of a socket that is handed on and that systemd opened: its unit, not the configuration, says where it is.
+const APPOINTED: &str = "appointed-";
+
 /// Sockets that nobody has taken yet.
 #[derive(Debug, Default)]
 pub struct Inheritance {
-    sockets: Vec<(String, TcpListener)>,
-    /// Whoever had them before had our configuration too, or an older one: where the two differ, ours holds.
-    from_predecessor: bool,
+    sockets: Vec<Given>,
     /// What was handed to us and is no such socket.
     unusable: Vec<(String, io::Error)>,
+}
+
+/// A socket that was handed to us.
+#[derive(Debug)]
+struct Given {
+    name: String,
+    socket: TcpListener,
+    /// Systemd opened it, for us or for a predecessor. Other sockets of a predecessor are where its configuration, or an older
+    /// one, wanted them: where that and ours differ, ours holds.
+    appointed: bool,
+}
+
+/// A socket for one of our listeners.
+#[derive(Debug)]
+pub struct Taken {
+    /// The socket, listening.
+    pub socket: TcpListener,
+    /// Whether it is systemd's, which says where it is.
+    pub appointed: bool,
 }
 
 impl Inheritance {
@@ -34,24 +54,23 @@ impl Inheritance {
         for number in 0..given.len() {
             let name = names.next().unwrap_or_default().to_owned();
             match given.take_tcp_listener(number) {
-                Ok(Some(socket)) => sockets.push((name, socket)),
+                Ok(Some(socket)) => sockets.push(Given::of(&name, socket, from_predecessor)),
                 Ok(None) => {}
                 Err(error) => unusable.push((name, error)),
             }
         }
-        Self { sockets, from_predecessor, unusable }
+        Self { sockets, unusable }
     }
 
     /// Takes the socket for the listener `name`, which the configuration wants at `address`: the one of this name, else one at
     /// this address. Systemd's word about the address of a named one counts more than the configuration's.
-    pub fn take(&mut self, name: &str, address: SocketAddr) -> Option<io::Result<TcpListener>> {
-        let fits = |socket: &TcpListener| socket.local_addr().is_ok_and(|own| own == address);
-        let may_differ = !self.from_predecessor || address.port() == 0;
-        let named = |(given, socket): &(String, TcpListener)| given == name && (may_differ || fits(socket));
-        let found = self.sockets.iter().position(named);
-        let found = found.or_else(|| self.sockets.iter().position(|(_, socket)| fits(socket)))?;
-        let (_, socket) = self.sockets.swap_remove(found);
-        Some(prepare(&socket).map(|()| socket))
+    pub fn take(&mut self, name: &str, address: SocketAddr) -> Option<io::Result<Taken>> {
+        let fits = |given: &Given| given.socket.local_addr().is_ok_and(|own| own == address);
+        let is_named = |given: &Given| given.name == name && (given.appointed || address.port() == 0 || fits(given));
+        let found = self.sockets.iter().position(is_named).or_else(|| self.sockets.iter().position(fits))?;
+        let Given { name: own, socket, appointed } = self.sockets.swap_remove(found);
+        let taken = Taken { socket, appointed: appointed && own == name };
+        Some(prepare(&taken.socket).map(|()| taken))
     }
 
     /// Closes what nobody took, and says so.
@@ -59,27 +78,36 @@ impl Inheritance {
         for (name, error) in self.unusable {
             tracing::warn!(%name, %error, "an inherited descriptor is no TCP listener, and is left alone");
         }
-        for (name, socket) in self.sockets {
+        for Given { name, socket, .. } in self.sockets {
             let address = socket.local_addr().map_or_else(|_| "?".to_owned(), |address| address.to_string());
             tracing::warn!(%name, %address, "an inherited socket is closed: no listener of the configuration has its name or address");
         }
     }
 }
 
+impl Given {
+    fn of(name: &str, socket: TcpListener, from_predecessor: bool) -> Self {
+        let appointed = name.strip_prefix(APPOINTED).filter(|_| from_predecessor);
+        let appointed_name = appointed.unwrap_or(name).to_owned();
+        Self { name: appointed_name, socket, appointed: appointed.is_some() || !from_predecessor }
+    }
+}
+
 /// Our own listening sockets, kept open so that they can be handed on.
 #[derive(Debug, Default)]
-pub struct Legacy(Mutex<Vec<(&'static str, OwnedFd)>>);
+pub struct Legacy(Mutex<Vec<(String, OwnedFd)>>);
 
 impl Legacy {
-    /// Keeps a second descriptor of `socket`.
-    pub fn keep(&self, name: &'static str, socket: &TcpListener) -> io::Result<()> {
+    /// Keeps a second descriptor of what the listener `name` has.
+    pub fn keep(&self, name: &str, Taken { socket, appointed }: &Taken) -> io::Result<()> {
+        let name = if *appointed { format!("{APPOINTED}{name}") } else { name.to_owned() };
         self.lock().push((name, OwnedFd::from(socket.try_clone()?)));
         Ok(())
     }
 
-    /// Descriptors to hand on; ours stay.
-    pub fn copies(&self) -> io::Result<Vec<(&'static str, OwnedFd)>> {
-        self.lock().iter().map(|(name, socket)| Ok((*name, socket.try_clone()?))).collect()
+    /// Descriptors to hand on, and their names; ours stay.
+    pub fn copies(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        self.lock().iter().map(|(name, socket)| Ok((name.clone(), socket.try_clone()?))).collect()
     }
 
     /// Closes them: a socket that stayed open here would let clients wait for nobody.
@@ -87,7 +115,7 @@ impl Legacy {
         self.lock().clear();
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(&'static str, OwnedFd)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(String, OwnedFd)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -97,14 +125,14 @@ mod tests {
     use super::*;
 
     fn given(names: &[&str], from_predecessor: bool) -> (Inheritance, Vec<SocketAddr>) {
-        let socket = |name: &&str| ((*name).to_owned(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let socket = |name: &&str| Given::of(name, TcpListener::bind("127.0.0.1:0").unwrap(), from_predecessor);
         let sockets: Vec<_> = names.iter().map(socket).collect();
-        let addresses = sockets.iter().map(|(_, socket)| socket.local_addr().unwrap()).collect();
-        (Inheritance { sockets, from_predecessor, unusable: Vec::new() }, addresses)
+        let addresses = sockets.iter().map(|given| given.socket.local_addr().unwrap()).collect();
+        (Inheritance { sockets, unusable: Vec::new() }, addresses)
     }
 
     fn taken(inheritance: &mut Inheritance, name: &str, address: SocketAddr) -> Option<SocketAddr> {
-        inheritance.take(name, address).map(|socket| socket.unwrap().local_addr().unwrap())
+        inheritance.take(name, address).map(|taken| taken.unwrap().socket.local_addr().unwrap())
     }
 
     #[test]
@@ -127,13 +155,30 @@ mod tests {
     }
 
     #[test]
+    fn systemds_word_holds_for_a_successor_too() {
+        let elsewhere: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let (mut systemd, at) = given(&["public", "", "admin"], false);
+        let legacy = Legacy::default();
+        legacy.keep("public", &systemd.take("public", elsewhere).unwrap().unwrap()).unwrap();
+        legacy.keep("tls", &systemd.take("tls", at[1]).unwrap().unwrap()).unwrap();
+        let own = Taken { socket: TcpListener::bind("127.0.0.1:0").unwrap(), appointed: false };
+        legacy.keep("relay", &own).unwrap();
+        let names: Vec<_> = legacy.copies().unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["appointed-public", "tls", "relay"]);
+        let (mut successor, at) = given(&["appointed-public", "tls", "relay"], true);
+        assert_eq!(taken(&mut successor, "public", elsewhere), Some(at[0]), "wherever our configuration wants it");
+        assert_eq!(taken(&mut successor, "tls", elsewhere), None);
+    }
+
+    #[test]
     fn what_is_kept_can_be_handed_on_until_it_is_closed() {
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = socket.local_addr().unwrap();
         let legacy = Legacy::default();
-        legacy.keep("public", &socket).unwrap();
+        let taken = Taken { socket, appointed: false };
+        legacy.keep("public", &taken).unwrap();
         let copies = legacy.copies().unwrap();
-        drop(socket);
+        drop(taken);
         legacy.close();
         assert!(std::net::TcpStream::connect(address).is_ok(), "the copy listens");
         drop(copies);

@@ -98,15 +98,13 @@ impl Place {
         if counted.is_some_and(|client| !self.places.count(client)) {
             return false;
         }
+        self.discount();
         self.counted = counted;
         true
     }
-}
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.places.take_back(self.permit.take());
-        let Some(client) = self.counted else { return };
+    fn discount(&mut self) {
+        let Some(client) = self.counted.take() else { return };
         let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = taken.get_mut(&client) {
             *count -= 1;
@@ -114,6 +112,13 @@ impl Drop for Place {
                 taken.remove(&client);
             }
         }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.take_back(self.permit.take());
+        self.discount();
     }
 }
 
@@ -156,6 +161,17 @@ mod tests {
         drop((open, more));
         let all: Vec<_> = std::iter::from_fn(|| take(&places, "203.0.113.7")).collect();
         assert_eq!(all.len(), 4);
+    }
+
+    #[test]
+    fn a_place_that_is_counted_for_another_client_is_the_first_ones_no_more() {
+        let places = Places::new(9, 1, trust());
+        let mut place = take(&places, "203.0.113.7").unwrap();
+        assert!(place.count_for("203.0.113.8".parse().unwrap()));
+        let first = take(&places, "203.0.113.7");
+        assert!(first.is_some() && take(&places, "203.0.113.8").is_none());
+        drop((place, first));
+        assert!(places.taken.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -17,12 +17,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::connection::{MAX_HEAD, MAX_HEADERS};
 use super::drain::Drain;
+use super::places::{Place, Places};
+use crate::limit::{ClientConfig, Trust};
 
 /// For a head, and for an idle connection: scrapers come back every half minute or so.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -46,10 +47,18 @@ pub trait Answers: Send + Sync + 'static {
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
 }
 
-/// Lets `owner` answer what comes to `listener`, over at most `connections` at once; further ones wait in the kernel's
-/// queue. Ends with its runtime.
-pub async fn serve(owner: Arc<impl Answers>, listener: TcpListener, connections: usize) -> io::Result<()> {
-    serve_until(owner, listener, connections, Drain::default()).await.map(drop)
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// At once; further ones wait in the kernel's queue.
+    pub all: usize,
+    /// Of one address at once, loopback aside; further ones are closed.
+    pub per_address: usize,
+}
+
+/// Lets `owner` answer what comes to `listener`, where there is `room`. Ends with its runtime.
+pub async fn serve(owner: Arc<impl Answers>, listener: TcpListener, room: Room) -> io::Result<()> {
+    serve_until(owner, listener, room, Drain::default()).await.map(drop)
 }
 
 /// The same until `drain`: answers then close their connections; with the public listeners this one closes, when its queue is
@@ -57,10 +66,10 @@ pub async fn serve(owner: Arc<impl Answers>, listener: TcpListener, connections:
 pub async fn serve_until(
     owner: Arc<impl Answers>,
     listener: TcpListener,
-    connections: usize,
+    Room { all, per_address }: Room,
     drain: Drain,
 ) -> io::Result<usize> {
-    let places = Arc::new(Semaphore::new(connections));
+    let places = Places::new(all, per_address, Trust::new(&ClientConfig::default()));
     let door = Door { owner, places, drain, tracker: TaskTracker::new(), cut: Arc::default() };
     let listener = tokio::net::TcpListener::from_std(listener)?;
     tokio::select! {
@@ -81,7 +90,7 @@ pub async fn serve_until(
 
 struct Door<T> {
     owner: Arc<T>,
-    places: Arc<Semaphore>,
+    places: Arc<Places>,
     drain: Drain,
     tracker: TaskTracker,
     /// Connections that the end of the drain cut.
@@ -91,9 +100,9 @@ struct Door<T> {
 impl<T: Answers> Door<T> {
     async fn stand_open(&self, listener: &tokio::net::TcpListener) {
         loop {
-            let place = self.place().await;
+            let permit = self.places.permit().await;
             match listener.accept().await {
-                Ok((stream, _)) => self.welcome(stream, place),
+                Ok((stream, peer)) => self.welcome(stream, self.places.take(permit, peer.ip())),
                 Err(_) => sleep(REST).await,
             }
         }
@@ -102,19 +111,17 @@ impl<T: Answers> Door<T> {
     /// The kernel is asked itself: the runtime may not have heard yet of the last connection.
     async fn empty(&self, listener: TcpListener) -> io::Result<()> {
         for _ in 0..MOST_QUEUED {
-            let place = self.place().await;
-            let Ok((stream, _)) = listener.accept() else { break };
+            let permit = self.places.permit().await;
+            let Ok((stream, peer)) = listener.accept() else { break };
             stream.set_nonblocking(true)?;
-            self.welcome(TcpStream::from_std(stream)?, place);
+            self.welcome(TcpStream::from_std(stream)?, self.places.take(permit, peer.ip()));
         }
         Ok(())
     }
 
-    async fn place(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.places).acquire_owned().await.expect("the semaphore is never closed")
-    }
-
-    fn welcome(&self, stream: TcpStream, place: OwnedSemaphorePermit) {
+    /// Closes `stream` where its address has its share already.
+    fn welcome(&self, stream: TcpStream, place: Option<Place>) {
+        let Some(place) = place else { return };
         let (owner, drain, cut) = (Arc::clone(&self.owner), self.drain.clone(), Arc::clone(&self.cut));
         // Answers are written whole: waiting for more to send would only delay them.
         let _ = stream.set_nodelay(true);

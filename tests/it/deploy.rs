@@ -144,15 +144,15 @@ fn whoever_kills_waits_longer_than_the_drain() {
 }
 
 #[test]
-fn a_memory_limit_is_the_cache_and_128_mib() {
+fn a_memory_limit_is_the_cache_and_128_mib_for_each_process_there_may_be() {
     let (unit, manifest, dockerfile) = (read("ticketgate.service"), read("kubernetes.yaml"), read("Dockerfile"));
     let limits = manifest.split_once("limits:").unwrap().1;
-    for (limit, config) in [
-        (value(&unit, "MemoryMax="), of_the_host()),
-        (value(limits, "memory:"), of_the_pod()),
-        (word_behind(&dockerfile, "--memory"), of_the_image()),
+    for (limit, config, processes) in [
+        (value(&unit, "MemoryMax="), of_the_host(), 2),
+        (value(limits, "memory:"), of_the_pod(), 1),
+        (word_behind(&dockerfile, "--memory"), of_the_image(), 1),
     ] {
-        assert_eq!(mebibytes(limit), config.cache.memory + BESIDE_THE_CACHE, "{limit}");
+        assert_eq!(mebibytes(limit), processes * (config.cache.memory + BESIDE_THE_CACHE), "{limit}");
     }
 }
 
@@ -213,8 +213,25 @@ fn the_edges_wait_as_long_as_an_image_may_take() {
     let Config { limits, origin, .. } = of_the_host();
     let waits = [limits.client_misses, limits.origin_fills].into_iter().flatten().map(|policy| policy.wait);
     let longest = waits.sum::<Duration>() + origin.fill_timeout;
-    assert!(seconds(value(&read("nginx.conf"), "proxy_read_timeout ").trim_end_matches(';')) > longest);
+    let nginx = read("nginx.conf");
+    let (images, _) = nginx.split_once("location / {").unwrap();
+    assert!(seconds(value(images, "proxy_read_timeout ").trim_end_matches(';')) > longest);
     assert!(seconds(value(&read("Caddyfile"), "response_header_timeout ")) > longest);
+}
+
+#[test]
+fn nginx_takes_neither_websockets_nor_uploads_nor_events_from_the_app_behind_it() {
+    let nginx = read("nginx.conf");
+    let (_, app) = nginx.split_once("location / {").unwrap();
+    assert_eq!(value(&nginx, "proxy_set_header Upgrade "), "$http_upgrade;");
+    assert_eq!(value(&nginx, "proxy_set_header Connection "), "$ticketgate_connection;");
+    assert!(!app.contains("proxy_set_header"), "it would lose those of the server");
+    for (field, loses_nothing) in
+        [("client_max_body_size ", "0;"), ("proxy_request_buffering ", "off;"), ("proxy_buffering ", "off;")]
+    {
+        assert_eq!(value(app, field), loses_nothing, "{field}");
+    }
+    assert!(seconds(value(app, "proxy_read_timeout ").trim_end_matches(';')) >= of_the_host().forward.tunnel_idle);
 }
 
 #[test]
@@ -225,7 +242,7 @@ fn the_image_runs_as_nobody_in_particular_and_checks_itself() {
     let manifest = read("kubernetes.yaml");
     assert_eq!((value(&manifest, "runAsUser:"), value(&manifest, "runAsGroup:")), (user, group));
     let check = value(&dockerfile, "HEALTHCHECK ");
-    assert!(check.ends_with(r#"CMD ["ticketgate", "health"]"#), "{check}");
+    assert!(check.ends_with(r#"CMD ["ticketgate", "health", "--admin", "127.0.0.1:9180"]"#), "{check}");
     let patience = check.split_whitespace().find_map(|word| word.strip_prefix("--timeout=")).unwrap();
     assert!(seconds(patience) > Duration::from_secs(2), "the command ends before it is ended");
     assert_eq!(value(&dockerfile, "RUN "), "cargo build --release --locked");
@@ -260,8 +277,14 @@ async fn behind_nginx_on_the_same_host_nothing_needs_to_be_set_and_the_app_sees_
     let answer = proxy.get_with("/page", &fields.replace("$http_host", "shop.example:8443")).await;
     assert_eq!(answer.status, 200);
     let head = app.heads()[0].to_ascii_lowercase();
-    for field in ["x-forwarded-proto: https", "x-forwarded-host: shop.example:8443", "x-forwarded-for: 203.0.113.9"] {
+    for field in
+        ["x-forwarded-proto: https", "x-forwarded-host: shop.example:8443", "x-forwarded-for: 203.0.113.9, 127.0.0.1"]
+    {
         assert!(head.contains(&format!("\r\n{field}\r\n")), "{field}: {head}");
     }
-    assert!(!head.contains("x-forwarded-proto: http\r"), "one scheme: {head}");
+    assert!(!head.contains("proto=http;") && !head.contains("proto=http\r"), "one scheme: {head}");
+    assert!(
+        head.contains("\r\nforwarded: for=203.0.113.9;host=\"shop.example:8443\";proto=https, for=127.0.0.1;"),
+        "{head}"
+    );
 }

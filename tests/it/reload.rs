@@ -13,6 +13,7 @@ use ticketgate::app::reload::NotReloaded;
 use ticketgate::config::Config;
 use ticketgate::limit::{Policy, Trusted};
 
+use crate::support::api::Api;
 use crate::support::client::{Connection, Response};
 use crate::support::command::{Server, address};
 use crate::support::load::{Load, Refused};
@@ -167,6 +168,34 @@ async fn what_needs_a_restart_is_named_and_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_would_make_no_sense_without_the_restart_it_needs_is_refused_as_a_whole() {
+    let origin = Origin::answering(Answer::image()).await;
+    let (proxy, mut config) = started(&origin, |config| config.cache.memory = 16 << 20);
+    (config.cache.memory, config.cache.max_image) = (256 << 20, 32 << 20);
+    config.tickets.strict = true;
+    let refused = proxy.running.reload().apply(config).unwrap_err();
+    assert!(matches!(refused, NotReloaded::Mixture(_)) && refused.to_string().contains("cache.max_image"), "{refused}");
+    assert_eq!(proxy.get("/cgi-bin/showqrcode?ticket=opaque").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_calls_another_host_from_the_next_call_on() {
+    let origin = Origin::answering(Answer::image()).await;
+    let (one, two) = (Api::saying("{}").await, Api::saying("{}").await);
+    let (proxy, mut config) = started(&origin, |config| one.configure(config));
+    let mut app = Connection::open(proxy.relay()).await;
+    let call = "POST /cgi-bin/qrcode/create?access_token=a HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}";
+    app.send(call).await;
+    assert_eq!(app.response().await.unwrap().status, 200);
+    two.configure(&mut config);
+    config.relay.listen = Some("127.0.0.1:0".parse().unwrap());
+    assert_eq!(applied(&proxy, &config), ["relay.url"]);
+    app.send(call).await;
+    assert_eq!(app.response().await.unwrap().status, 200);
+    assert_eq!((one.count(), two.count()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn another_certificate_is_shown_and_a_bad_pair_changes_nothing_at_all() {
     let origin = Origin::answering(Answer::image()).await;
     let (authority, other) = (Authority::new(), Authority::new());
@@ -192,18 +221,28 @@ async fn another_certificate_is_shown_and_a_bad_pair_changes_nothing_at_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_twenty_thousand_requests_a_reload_loses_none() {
     let origin = Origin::answering(Answer::image()).await;
-    let (proxy, mut config) = started(&origin, |config| config.limits.client_requests = None);
-    let load = Load::start(proxy.address(), &tickets::target(&tickets::permanent(1)), 16, Refused::Fails);
+    let apps =
+        [Origin::answering(Answer::of(200, "", b"one")).await, Origin::answering(Answer::of(200, "", b"two")).await];
+    let (proxy, mut config) = started(&origin, |config| {
+        config.limits.client_requests = None;
+        config.forward.app = Some(apps[0].url().parse().unwrap());
+    });
+    let load = Load::start(proxy.address(), &tickets::target(&tickets::permanent(1)), 12, Refused::Fails);
+    let beside = Load::start(proxy.address(), "/app", 4, Refused::Fails);
     let mut reloads = 0;
     while load.answered() < 20_000 {
         load.goes_on_for(500).await;
         config.tickets.strict = !config.tickets.strict;
         config.origin.max_concurrent = 65 - config.origin.max_concurrent % 2;
         config.server.max_connections = 10_001 - config.server.max_connections % 2;
+        config.cors.allow_origins = vec![format!("https://{reloads}.example")];
+        config.forward.app = Some(apps[reloads % 2].url().parse().unwrap());
+        config.log.level = [tracing::Level::INFO, tracing::Level::WARN][reloads % 2];
         applied(&proxy, &config);
         reloads += 1;
     }
     assert!(load.stop().await >= 20_000 && reloads >= 20, "{reloads} reloads");
+    assert!(beside.stop().await > 100 && apps.iter().all(|app| app.count() > 10), "both apps were asked");
     assert_eq!(origin.count(), 1);
 }
 

@@ -147,6 +147,69 @@ async fn sockets_of_systemd_are_taken_by_name_and_whoever_waits_in_them_is_answe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_successor_stays_where_systemd_said() {
+    let origin = Origin::answering(Answer::image()).await;
+    let public = TcpListener::bind("127.0.0.1:0").unwrap();
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (mut command, directory) = command(&origin);
+    command.env("TICKETGATE_LISTEN", elsewhere.to_string());
+    let mut command = {
+        // Flags would say otherwise than the environment.
+        let mut plain = ticketgate(&directory, &["--listen", &elsewhere.to_string(), "--admin-listen", "127.0.0.1:0"]);
+        plain.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        plain
+    };
+    activated(&mut command, &[&public], "public");
+    let mut server = Server::run(command, directory);
+    let at = public.local_addr().unwrap();
+    assert_eq!(address(&server.log_line_saying("listening"), "public"), at);
+    server.signal(Signal::USR2);
+    assert_eq!(address(&server.log_line_saying("listening"), "public"), at);
+    let heir = Heir::of(&server.log_line_saying("a successor serves"));
+    server.log_line_saying("drained");
+    assert_eq!(Connection::open(at).await.get("/", "").await.status, 404, "whoever comes is answered");
+    heir.signal(Signal::TERM);
+    server.log_line_saying("drained");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_socket_of_systemd_off_loopback_needs_the_token() {
+    let origin = Origin::answering(Answer::image()).await;
+    let admin = TcpListener::bind("0.0.0.0:0").unwrap();
+    let at = SocketAddr::from(([127, 0, 0, 1], admin.local_addr().unwrap().port()));
+    let (mut command, directory) = command(&origin);
+    activated(&mut command, &[&admin], "admin");
+    let mut server = Server::run(command, directory);
+    server.log_line_saying("listening");
+    let refused = Connection::to_operator(at).await.get("/config", "").await;
+    assert_eq!(refused.status, 403, "whatever admin.listen says: {}", refused.text());
+    assert_eq!(readiness(at).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_signal_that_ends_a_service_does_not_cut_what_the_predecessor_still_serves() {
+    let origin = Origin::answering(Answer::image()).await;
+    let (command, directory) = command(&origin);
+    let mut server = Server::run(command, directory);
+    let public = address(&server.log_line_saying("listening"), "public");
+    origin.hold();
+    let mut busy = Connection::open(public).await;
+    busy.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", tickets::target(&tickets::permanent(1)))).await;
+    origin.has_been_asked(1).await;
+    server.signal(Signal::USR2);
+    let heir = Heir::of(&server.log_line_saying("a successor serves"));
+    server.log_line_that("the drain", |line| line["message"].as_str().unwrap_or("").starts_with("draining"));
+    // As `systemctl stop` signals every process of the service.
+    server.signal(Signal::TERM);
+    heir.signal(Signal::TERM);
+    origin.release();
+    assert_eq!(busy.response().await.expect("an answer").status, 200);
+    server.log_line_saying("drained");
+    server.log_line_saying("drained");
+    assert_eq!(server.exit_code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_socket_without_a_name_is_taken_by_its_address_and_a_strange_one_is_closed_with_a_word() {
     let (ours, strange) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
     let at = ours.local_addr().unwrap();

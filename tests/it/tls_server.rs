@@ -114,19 +114,28 @@ async fn what_is_no_tls_is_closed_and_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn handshakes_at_once_are_capped_and_the_next_waits() {
-    let scene = scene(|config| config.server.max_connections = 4).await;
-    let mut half = Connection::open(scene.proxy.tls()).await;
-    half.send(HALF_A_HELLO).await;
-    eventually("it is open", || scene.proxy.running.metrics().open_connections() == 1).await;
-    // Until the half one has the room, others still get it.
+    let scene = scene(|config| {
+        (config.server.max_connections, config.server.max_connections_per_client) = (8, 1);
+    })
+    .await;
+    // Twice the share of a client, a quarter of all: two.
+    let mut halves = [Connection::open(scene.proxy.tls()).await, Connection::open(scene.proxy.tls()).await];
+    for half in &mut halves {
+        half.send(HALF_A_HELLO).await;
+    }
+    eventually("they are open", || scene.proxy.running.metrics().open_connections() == 2).await;
+    // Until the half ones have the room, others still get it.
     let mut next = Box::pin(scene.authority.connect(scene.proxy.tls(), &[HTTP_1]));
+    let mut waits = false;
     for _ in 0..100 {
-        if timeout(SHORT, next.as_mut()).await.is_err() {
+        waits = timeout(SHORT, next.as_mut()).await.is_err();
+        if waits {
             break;
         }
         next = Box::pin(scene.authority.connect(scene.proxy.tls(), &[HTTP_1]));
     }
-    drop(half);
+    assert!(waits, "the next waits");
+    drop(halves);
     let stream = timeout(PATIENCE, next).await.expect("its turn");
     assert_eq!(Connection::over(stream).get("/", "").await.status, 404);
 }
