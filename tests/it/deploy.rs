@@ -85,7 +85,7 @@ fn of_the_pod() -> Config {
 }
 
 fn seconds(text: &str) -> Duration {
-    Duration::from_secs(text.trim_end_matches('s').parse().unwrap())
+    humantime::parse_duration(text).unwrap_or_else(|_| Duration::from_secs(text.parse().unwrap()))
 }
 
 fn mebibytes(text: &str) -> u64 {
