@@ -18,7 +18,7 @@ use reload::Reload;
 pub use running::{Ending, Running};
 use tokio::runtime::Runtime;
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Operated as _};
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
@@ -218,6 +218,12 @@ impl App {
         }
         if addresses.relay.is_some_and(|at| !at.ip().to_canonical().is_loopback()) {
             tracing::warn!("the relay is not on loopback: access tokens travel to it in the clear");
+        }
+        let is_open = addresses.admin.is_some_and(|at| !at.ip().to_canonical().is_loopback());
+        if is_open && reload.rules().token().is_none() {
+            tracing::warn!(
+                "admin.listen is off loopback and has no token: only /healthz, /readyz and /metrics are answered there"
+            );
         }
         announce(addresses);
         let background = Some(background);

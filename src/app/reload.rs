@@ -115,7 +115,10 @@ impl Reload {
         let apps = self.apps(&shared, &was, &config).map_err(NotReloaded::CaFile)?;
         let relay = self.relay.as_ref().map(|(_, relays)| relays.relay(&config));
         let relay = relay.transpose().map_err(NotReloaded::CaFile)?;
-        self.renew_certificate(&config).map_err(NotReloaded::Certificate)?;
+        let is_renewed = self.renew_certificate(&config).map_err(NotReloaded::Certificate)?;
+        if is_renewed && !reloaded.applied.contains(&"tls.cert") {
+            reloaded.applied.push("tls.cert");
+        }
         self.put_in_force(Arc::new(shared), apps, &was, &config);
         if let Some(((current, _), relay)) = self.relay.as_ref().zip(relay) {
             current.replace(relay);
@@ -134,8 +137,9 @@ impl Reload {
         self.shared.load().cache.tend();
     }
 
-    fn renew_certificate(&self, config: &Config) -> Result<(), BadCertificate> {
-        let Some(renewal) = &self.renewal else { return Ok(()) };
+    /// Whether the files hold another pair by now.
+    fn renew_certificate(&self, config: &Config) -> Result<bool, BadCertificate> {
+        let Some(renewal) = &self.renewal else { return Ok(false) };
         renewal.lock().unwrap_or_else(PoisonError::into_inner).adopt(config.server.tls.clone())
     }
 

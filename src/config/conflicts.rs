@@ -52,6 +52,12 @@ fn tls(settings: &mut Settings, config: &Config) {
             let text = "tls.redirect leads nowhere: tls.listen is not set".to_owned();
             settings.conflict(&["tls.redirect"], text);
         }
+        for (key, file) in [("tls.cert", &tls.cert), ("tls.key", &tls.key)] {
+            if file.is_some() {
+                let text = format!("{key} is of no use: tls.listen is not set, which says where TLS is spoken");
+                settings.conflict(&[key], text);
+            }
+        }
         return;
     }
     if let Err(bad) = certificate::check(tls) {
@@ -104,22 +110,27 @@ fn addresses(settings: &mut Settings, config: &Config) {
     loops(settings, config);
 }
 
-/// A proxy that asks itself would go on doing so for ever.
+/// A proxy that asks itself would go on doing so for ever, or open what is not for everybody.
 fn loops(settings: &mut Settings, config: &Config) {
-    let Config { server, relay, .. } = config;
+    let Config { server, relay, admin, .. } = config;
     let tls = &server.tls;
     let ours = [
         ("listen", server.listen),
         ("tls.listen", tls.listen),
         ("tls.redirect", tls.redirect),
         ("relay.listen", relay.listen),
+        ("admin.listen", admin.listen),
     ];
     for (key, listen) in ours {
         let Some(listen) = listen else { continue };
         for (setting, url, instead) in ways_out(config) {
             if leads_to(&url, listen) {
-                let text =
-                    format!("{setting} is our own listener: every request would come back to us; name {instead}");
+                let why = if key == "admin.listen" {
+                    "everybody could do what the operator alone may"
+                } else {
+                    "every request would come back to us"
+                };
+                let text = format!("{setting} is our own listener: {why}; name {instead}");
                 settings.conflict(&[setting, key], text);
             }
         }

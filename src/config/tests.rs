@@ -383,6 +383,8 @@ fn contradictions_name_what_to_change() {
             "3: relay.fallback is our own listener",
         ),
         ("app = \"http://127.0.0.1:7\"\n[relay]\nlisten = \"127.0.0.1:7\"", "1: app is our own listener"),
+        ("app = \"http://localhost:9180\"", "1: app is our own listener: everybody could do"),
+        ("[tls]\ncert = \"/dev/null\"", "2: tls.cert is of no use: tls.listen is not set"),
         (
             "[cache]\nmemory = \"1MiB\"\n[relay]\nlisten = \"127.0.0.1:7\"",
             "2: cache.max_image is more than half of cache.memory",

@@ -7,8 +7,8 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
 use crate::body::Body;
 use crate::body::timed::BodyFailure;
-use crate::outbound::Trouble;
 use crate::outbound::connect::ConnectError;
+use crate::outbound::{Trouble, certificate_cause};
 use crate::respond;
 
 /// Why the app gave no answer.
@@ -94,6 +94,11 @@ impl ForwardFailure {
 
 impl std::fmt::Display for ForwardFailure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Self::Unconnected(Some(Trouble::Certificate), error) = self {
+            let cause = certificate_cause(&**error).unwrap_or_else(|| "it does not hold".to_owned());
+            let text = "the certificate of the app behind this proxy is not trusted";
+            return write!(f, "{text}: {cause}; check app and forward.ca_file");
+        }
         f.write_str(match self {
             Self::Unconnected(None, _) => "the app behind this proxy cannot be reached",
             Self::Unconnected(Some(Trouble::Unresolved), _) => "the name of the app behind this proxy does not resolve",
@@ -101,7 +106,7 @@ impl std::fmt::Display for ForwardFailure {
                 "no connection to the app behind this proxy within forward.connect_timeout"
             }
             Self::Unconnected(Some(Trouble::Certificate), _) => {
-                "the certificate of the app behind this proxy is not trusted; check app and forward.ca_file"
+                "the certificate of the app behind this proxy is not trusted"
             }
             Self::Unconnected(Some(Trouble::Handshake), _) => {
                 "the TLS handshake with the app behind this proxy failed; check app"

@@ -24,9 +24,7 @@ const MOST_HOPS: usize = 64;
 /// Tells the app about `peer`, and whether it spoke TLS to us.
 pub fn introduce(headers: &mut HeaderMap, peer: Peer, trusted: bool) {
     if !trusted {
-        for name in [FOR, PROTO, HOST, REAL_IP, header::FORWARDED] {
-            headers.remove(name);
-        }
+        forget_claims(headers);
     }
     let (address, scheme, host) = (peer.ip().to_canonical(), scheme(headers, peer), host(headers));
     let element = |node| forwarded::element(node, host.as_deref(), scheme);
@@ -38,6 +36,16 @@ pub fn introduce(headers: &mut HeaderMap, peer: Peer, trusted: bool) {
     headers.entry(PROTO).or_insert(HeaderValue::from_static(scheme));
     if let Some(host) = host.and_then(|host| HeaderValue::try_from(host).ok()) {
         headers.entry(HOST).or_insert(host);
+    }
+}
+
+/// Whatever a stranger claims of itself: apps believe more names than we set.
+fn forget_claims(headers: &mut HeaderMap) {
+    let is_claim =
+        |name: &&HeaderName| name.as_str().starts_with("x-forwarded") || [REAL_IP, header::FORWARDED].contains(*name);
+    let claims: Vec<HeaderName> = headers.keys().filter(is_claim).cloned().collect();
+    for name in claims {
+        headers.remove(name);
     }
 }
 
@@ -154,13 +162,20 @@ mod tests {
 
     #[test]
     fn anybody_elses_word_is_replaced() {
-        let brought =
-            [(FOR, "203.0.113.9"), (PROTO, "https"), (REAL_IP, "203.0.113.9"), (header::FORWARDED, "for=203.0.113.9")];
+        let port = HeaderName::from_static("x-forwarded-port");
+        let brought = [
+            (HeaderName::from_static("x-forwarded-port"), "443"),
+            (port.clone(), "443"),
+            (FOR, "203.0.113.9"),
+            (PROTO, "https"),
+            (REAL_IP, "203.0.113.9"),
+            (header::FORWARDED, "for=203.0.113.9"),
+        ];
         let headers = introduced(&brought, false);
         assert_eq!(lines(&headers, FOR), ["127.0.0.1"]);
         assert_eq!(lines(&headers, PROTO), ["http"]);
         assert_eq!(lines(&headers, header::FORWARDED), [r#"for=127.0.0.1;host="shop.example";proto=http"#]);
-        assert_eq!(lines(&headers, REAL_IP), [""; 0]);
+        assert_eq!((lines(&headers, REAL_IP), lines(&headers, port)), (vec![], vec![]));
     }
 
     #[test]

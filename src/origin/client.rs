@@ -19,7 +19,7 @@ use crate::cache::freshness::Exchange;
 use crate::clock::Clock;
 use crate::outbound::pooled::{self, Unanswered};
 use crate::outbound::trouble::links;
-use crate::outbound::{BadCaFile, Connector, PING_AFTER, PING_ECHO, Trouble, Wire, trust};
+use crate::outbound::{BadCaFile, Connector, PING_AFTER, PING_ECHO, Trouble, Wire, certificate_cause, trust};
 
 /// Shorter than WeChat's keep-alive, so that we rarely meet a connection it is just closing.
 const POOL_IDLE: Duration = Duration::from_secs(20);
@@ -200,6 +200,10 @@ fn is_close_delimited(response: &Response<Incoming>) -> bool {
 pub fn classify(error: &PoolError) -> Failure {
     if links(error).filter_map(|link| link.downcast_ref::<hyper::Error>()).any(hyper::Error::is_parse) {
         return Failure::Malformed;
+    }
+    if let Some(cause) = certificate_cause(error) {
+        // Fills are bounded, and the circuit soon lets one through every other second.
+        tracing::warn!(%cause, "the origin's certificate is not trusted; check origin.url and origin.ca_file");
     }
     match Trouble::of(error) {
         Some(trouble) => trouble.into(),

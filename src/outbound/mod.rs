@@ -12,7 +12,7 @@ use std::time::Duration;
 
 pub use connect::Connector;
 use tokio::time::{Instant, sleep_until};
-pub use trouble::Trouble;
+pub use trouble::{Trouble, certificate_cause};
 pub use trust::{BadCaFile, check_ca_file};
 pub use wire::Wire;
 

@@ -38,6 +38,25 @@ impl Trouble {
     }
 }
 
+/// Why the certificate of a peer does not hold, where `error` is about that.
+pub fn certificate_cause(error: &(dyn Error + 'static)) -> Option<String> {
+    use rustls::CertificateError as Bad;
+    let of = |link: &(dyn Error + 'static)| match tls_error(link.downcast_ref::<io::Error>()?)? {
+        rustls::Error::InvalidCertificate(bad) => Some(bad.clone()),
+        _ => None,
+    };
+    Some(match links(error).find_map(of)? {
+        Bad::UnknownIssuer => "nobody whom we believe has issued it".to_owned(),
+        Bad::Expired | Bad::ExpiredContext { .. } => "it has expired".to_owned(),
+        Bad::NotValidYet | Bad::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
+        Bad::NotValidForName | Bad::NotValidForNameContext { .. } => "it is for another host".to_owned(),
+        other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "it is marked as a certificate authority's (CA:TRUE), which no server's may be".to_owned()
+        }
+        other => other.to_string(),
+    })
+}
+
 /// `error` and what caused it, down to the bottom.
 pub fn links<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&link| link.source())
@@ -54,7 +73,18 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+
+    #[test]
+    fn a_certificate_is_told_by_what_is_wrong_with_it() {
+        let told = |bad| certificate_cause(&io::Error::other(rustls::Error::InvalidCertificate(bad)));
+        let ca = rustls::CertificateError::Other(rustls::OtherError(Arc::new(io::Error::other("CaUsedAsEndEntity"))));
+        assert!(told(ca).unwrap().contains("CA:TRUE"));
+        assert!(told(rustls::CertificateError::NotValidForName).unwrap().contains("another host"));
+        assert_eq!(certificate_cause(&io::Error::other(rustls::Error::DecryptError)), None);
+    }
 
     #[test]
     fn a_cause_is_found_however_deep_it_lies() {

@@ -26,6 +26,7 @@ pub struct Introductions {
     limit: Duration,
     metrics: Arc<Metrics>,
     warned: AtomicBool,
+    warned_of_headers: AtomicBool,
 }
 
 /// Why nobody was introduced.
@@ -46,7 +47,13 @@ enum Unheard {
 impl Introductions {
     /// Hears those whom `trust` covers, each within `limit`.
     pub fn new(trust: Trust, limit: Duration, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { trust, limit, metrics, warned: AtomicBool::new(false) })
+        Arc::new(Self {
+            trust,
+            limit,
+            metrics,
+            warned: AtomicBool::new(false),
+            warned_of_headers: AtomicBool::new(false),
+        })
     }
 
     /// The client that `peer` introduces, which may be itself; `None` when the connection is to be closed. That is counted.
@@ -63,6 +70,10 @@ impl Introductions {
     fn note(&self, unheard: &Unheard, peer: SocketAddr) {
         if !matches!(unheard, Unheard::Probe) {
             self.metrics.proxy_headers_refused.inc();
+            if !self.warned_of_headers.swap(true, Ordering::Relaxed) {
+                tracing::warn!(%peer, "closed, its PROXY header is of no use: {unheard}; further ones are counted, and told at debug");
+                return;
+            }
         }
         tracing::debug!(%peer, "closed, its PROXY header is of no use: {unheard}");
     }

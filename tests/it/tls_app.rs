@@ -420,13 +420,15 @@ async fn whom_nobody_vouches_for_is_told_nothing() {
     let mut other = TlsApp::start("other.example", &[HTTP_2, HTTP_1]).await;
     let unknown = before(stranger.address.port(), None, |_| {});
     let misnamed = other.proxy();
-    for (proxy, app) in [(unknown, &mut stranger), (misnamed, &mut other)] {
+    let reasons = ["nobody whom we believe has issued it", "it is for another host"];
+    for ((proxy, app), why) in [(unknown, &mut stranger), (misnamed, &mut other)].into_iter().zip(reasons) {
         for fields in ["", "Connection: Upgrade\r\nUpgrade: chat\r\n"] {
             let client = ask(&proxy, format!("GET /x HTTP/1.1\r\nHost: other.example\r\n{fields}\r\n")).await;
             let answer = answer(client).await;
             let status = answer.header("proxy-status");
             let expected = "ticketgate; error=tls_certificate_error; details=\"app-certificate\"";
             assert_eq!((answer.status, status), (502, Some(expected)), "{}", answer.text());
+            assert!(answer.text().contains(why), "{}", answer.text());
         }
         assert!(app.visits.try_recv().is_err(), "nothing was said");
     }

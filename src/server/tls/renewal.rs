@@ -40,18 +40,20 @@ impl Renewal {
         Self { config, certificate, clock, metrics, seen, suspect: false, countdown: Countdown::default() }
     }
 
-    /// Takes over the pair that `config` names, whichever it is; an error leaves the one in force.
-    pub fn adopt(&mut self, config: Config) -> Result<(), BadCertificate> {
+    /// Takes over the pair that `config` names, whichever it is, and returns whether it is another one; an error leaves the one
+    /// in force.
+    pub fn adopt(&mut self, config: Config) -> Result<bool, BadCertificate> {
         let pem = Pem::read(&config)?;
         let pair = pem.parse(&config)?;
         self.certificate.replace(pair);
         (self.config, self.suspect) = (config, false);
-        if self.seen.as_ref() != Ok(&pem) {
+        let is_another = self.seen.as_ref() != Ok(&pem);
+        if is_another {
             self.countdown = Countdown::default();
         }
         self.seen = Ok(pem);
         self.mind_the_end(self.clock.now().wall);
-        Ok(())
+        Ok(is_another)
     }
 
     fn look(&mut self) {
