@@ -8,26 +8,30 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as _;
 
 use crate::body::Body;
+use crate::body::counted::{End, Onlooker};
 use crate::body::timed::TimedBody;
+use crate::cache::status::Outcome;
 use crate::clock::Clock;
-use crate::log::ACCESS;
-use crate::metrics::Metrics;
+use crate::limit::Client;
+use crate::log::Control;
+use crate::log::access::{self, Line};
+use crate::metrics::{Metrics, Source, Tally};
 use crate::moment::Tick;
 use crate::peer::Peer;
 use crate::proxy::Proxy;
 use crate::reply::Answered;
 use crate::route::{Kind, to_https};
+use crate::ticket::Ticket;
+use crate::trace::Context;
 
 /// Connects an answer with its log line.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Bytes of an id that a client may bring along.
 const LONGEST_ID: usize = 64;
-
-/// Bytes of a path that are logged.
-const LONGEST_PATH: usize = 256;
 
 /// What is logged for a client that hung up, as nginx does.
 const CLIENT_GONE: u16 = 499;
@@ -37,6 +41,7 @@ pub struct Exchanges {
     /// Another may take its place between two requests; whoever is being answered keeps the one it began with.
     proxy: ArcSwap<Proxy>,
     records: Arc<Records>,
+    tally: Arc<Tally>,
 }
 
 /// What all threads share to keep records.
@@ -44,16 +49,17 @@ pub struct Exchanges {
 pub struct Records {
     metrics: Arc<Metrics>,
     clock: Clock,
+    log: Control,
     id_seed: RandomState,
     id_count: AtomicU64,
     warned_of_forwarding: AtomicBool,
 }
 
 impl Records {
-    /// Records in `metrics` and in the log.
-    pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Arc<Self> {
+    /// Records in `metrics` and in `log`.
+    pub fn new(metrics: Arc<Metrics>, clock: Clock, log: Control) -> Arc<Self> {
         let (id_count, warned_of_forwarding) = (AtomicU64::new(0), AtomicBool::new(false));
-        Arc::new(Self { metrics, clock, id_seed: RandomState::new(), id_count, warned_of_forwarding })
+        Arc::new(Self { metrics, clock, log, id_seed: RandomState::new(), id_count, warned_of_forwarding })
     }
 
     /// The client's own id when it is one, else a new one.
@@ -65,7 +71,7 @@ impl Records {
         HeaderValue::try_from(format!("{id:016x}")).expect("hex digits are visible ASCII")
     }
 
-    fn keep(&self, answered: &Answered, pending: &Pending<'_>) {
+    fn count(&self, answered: &Answered) {
         self.metrics.answered(answered.kind, answered.response.status(), answered.outcome.as_ref());
         if let Some(reason) = answered.reason.filter(|_| answered.outcome.is_some()) {
             self.metrics.image_failed(reason);
@@ -75,9 +81,6 @@ impl Records {
         }
         if let Some(ticket) = &answered.ticket {
             self.metrics.repaired(ticket.repairs());
-        }
-        if tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
-            write_line(answered, pending);
         }
     }
 
@@ -100,36 +103,14 @@ fn is_id(bytes: &[u8]) -> bool {
     fits && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
 }
 
-/// Tickets appear shortened, queries never (S35, S39).
-fn write_line(answered: &Answered, pending: &Pending<'_>) {
-    let ticket = answered.ticket.as_ref().map(|ticket| tracing::field::display(ticket.short()));
-    tracing::info!(
-        target: ACCESS,
-        method = pending.method.as_str(),
-        route = answered.kind.label(),
-        path = (answered.kind != Kind::Image).then(|| shortened(pending.path)),
-        status = answered.response.status().as_u16(),
-        cache = answered.outcome.as_ref().map(crate::cache::status::Outcome::label),
-        reason = answered.reason,
-        ticket,
-        client = answered.client.map(tracing::field::display),
-        origin_ms = answered.origin_took.map(milliseconds),
-        took_ms = milliseconds(pending.took()),
-        id = pending.id.to_str().unwrap_or_default(),
-    );
-}
-
-/// A head may be 32 KiB long; a log line need not.
-fn shortened(path: &str) -> &str {
-    path.get(..LONGEST_PATH).unwrap_or(path)
-}
-
 /// A request that is not answered yet. Dropped in this state it was given up: its client hung up.
 struct Pending<'a> {
-    records: &'a Records,
+    records: &'a Arc<Records>,
+    tally: &'a Arc<Tally>,
     method: &'a Method,
     path: &'a str,
     id: &'a HeaderValue,
+    trace: Option<Context>,
     peer: Peer,
     began: Tick,
 }
@@ -139,37 +120,162 @@ impl Pending<'_> {
         self.records.clock.tick().since(self.began)
     }
 
-    fn answered(self, answered: &Answered) {
+    /// Records `answered`, and lets the answer go. What streams is recorded at its end.
+    fn answered(self, answered: Answered) -> Response<Body> {
         let this = std::mem::ManuallyDrop::new(self);
-        this.records.keep(answered, &this);
+        this.records.count(&answered);
+        let took = this.took();
+        if matches!(answered.outcome, Some(Outcome::Hit { .. })) {
+            this.tally.hit(took);
+        }
+        if answered.source == Source::App {
+            return this.streams(answered, took);
+        }
+        let bytes = answered.response.body().size_hint().lower();
+        this.tally.sent(answered.source, bytes);
+        if access::is_wanted() {
+            this.write_line(&answered, took, Some(bytes));
+        }
+        answered.response
+    }
+
+    /// Tickets appear shortened, queries never (S35, S39).
+    fn write_line(&self, answered: &Answered, took: Duration, bytes: Option<u64>) {
+        let ticket = answered.ticket.as_ref().map(Ticket::short);
+        let line = Line {
+            route: Some(answered.kind.label()),
+            status: answered.response.status().as_u16(),
+            bytes,
+            cache: answered.outcome.as_ref().map(Outcome::label),
+            reason: answered.reason,
+            ticket: ticket.as_ref().map(|ticket| ticket as _),
+            client: answered.client.and_then(|client| self.records.log.client(client.address())),
+            origin_took: answered.origin_took,
+            took: Some(took),
+            ..self.line()
+        };
+        line.write();
+    }
+
+    fn line(&self) -> Line<'_> {
+        let trace = self.trace.as_ref().map(|trace| trace as _);
+        Line {
+            method: Some(self.method.as_str()),
+            path: Some(self.path),
+            id: self.id.to_str().ok(),
+            trace,
+            ..Line::default()
+        }
+    }
+
+    /// The app's answer: its line is written when the last of it was sent, or its client is gone. A tunnel's is written now.
+    fn streams(&self, mut answered: Answered, app_took: Duration) -> Response<Body> {
+        let Self { records, tally, method, path, id, trace, began, .. } = self;
+        let Answered { kind, client, .. } = answered;
+        let status = answered.response.status();
+        let line = access::is_wanted().then(|| {
+            let (method, path) = ((*method).clone(), access::shortened(path).to_owned());
+            Late {
+                records: Arc::clone(records),
+                method,
+                path,
+                id: (*id).clone(),
+                trace: *trace,
+                began: *began,
+                kind,
+                client,
+                status,
+                app_took,
+            }
+        });
+        match (answered.response.body_mut().stream(), line) {
+            (Some(stream), line) => stream.show(Box::new(Streaming { tally: Arc::clone(tally), line })),
+            (None, Some(line)) => line.write(None, None),
+            (None, None) => {}
+        }
+        answered.response
     }
 }
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         self.records.metrics.abandoned.inc();
-        if tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
-            tracing::info!(
-                target: ACCESS,
-                method = self.method.as_str(),
-                path = shortened(self.path),
-                status = CLIENT_GONE,
-                client = %self.peer.ip(),
-                took_ms = milliseconds(self.took()),
-                id = self.id.to_str().unwrap_or_default(),
-            );
+        if access::is_wanted() {
+            let (client, took) = (self.records.log.client(self.peer.ip()), Some(self.took()));
+            Line { status: CLIENT_GONE, client, took, ..self.line() }.write();
         }
     }
 }
 
-fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
+/// Sees the app's answer go by.
+#[derive(Debug)]
+struct Streaming {
+    tally: Arc<Tally>,
+    line: Option<Late>,
+}
+
+/// What a line says that is written when its request is long gone.
+#[derive(Debug)]
+struct Late {
+    records: Arc<Records>,
+    method: Method,
+    path: String,
+    id: HeaderValue,
+    trace: Option<Context>,
+    began: Tick,
+    kind: Kind,
+    client: Option<Client>,
+    status: StatusCode,
+    app_took: Duration,
+}
+
+impl Onlooker for Streaming {
+    fn passed(&self, bytes: u64) {
+        self.tally.sent(Source::App, bytes);
+    }
+
+    fn ended(self: Box<Self>, end: End, bytes: u64) {
+        let reason = match end {
+            End::Whole => None,
+            End::Cut => Some("cut"),
+            End::GivenUp => Some("client-gone"),
+        };
+        if let Some(line) = self.line {
+            line.write(Some(bytes), reason);
+        }
+    }
+}
+
+impl Late {
+    fn write(&self, bytes: Option<u64>, reason: Option<&'static str>) {
+        let line = Line {
+            method: Some(self.method.as_str()),
+            route: Some(self.kind.label()),
+            path: Some(&self.path),
+            status: self.status.as_u16(),
+            bytes,
+            reason,
+            client: self.client.and_then(|client| self.records.log.client(client.address())),
+            app_took: Some(self.app_took),
+            took: Some(self.records.clock.tick().since(self.began)),
+            id: self.id.to_str().ok(),
+            trace: self.trace.as_ref().map(|trace| trace as _),
+            ..Line::default()
+        };
+        line.write();
+    }
 }
 
 impl Exchanges {
     /// Exchanges through `proxy`, recorded in `records`.
     pub fn new(proxy: Proxy, records: Arc<Records>) -> Self {
-        Self { proxy: ArcSwap::from_pointee(proxy), records }
+        let tally = records.metrics.tally();
+        Self { proxy: ArcSwap::from_pointee(proxy), records, tally }
+    }
+
+    /// Counts of this thread alone.
+    pub fn tally(&self) -> &Arc<Tally> {
+        &self.tally
     }
 
     /// The one that answers now.
@@ -185,9 +291,8 @@ impl Exchanges {
     /// Notes a message that was no HTTP, and was answered `status` before it became a request.
     pub fn malformed(&self, status: StatusCode, peer: Peer) {
         self.records.metrics.malformed.inc();
-        if tracing::enabled!(target: ACCESS, tracing::Level::INFO) {
-            tracing::info!(target: ACCESS, route = "refused", status = status.as_u16(), reason = "malformed", client = %peer.ip());
-        }
+        let (status, client) = (status.as_u16(), self.records.log.client(peer.ip()));
+        Line { route: Some("refused"), status, reason: Some("malformed"), client, ..Line::default() }.write();
     }
 
     /// Answers `request`, which came from `peer`. Dropping the future, as a client that hangs up does, is recorded as 499.
@@ -215,16 +320,16 @@ impl Exchanges {
     where
         F: Future<Output = Answered>,
     {
-        let records = &self.records;
+        let Self { records, tally, .. } = self;
         let began = records.clock.tick();
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let id = records.request_id(request.headers().get(REQUEST_ID));
         request.headers_mut().insert(REQUEST_ID, id.clone());
         records.note_ignored_forwarding(proxy, peer, &request);
-        let pending = Pending { records, method: &method, path: uri.path(), id: &id, peer, began };
+        let trace = Context::of(request.headers());
+        let pending = Pending { records, tally, method: &method, path: uri.path(), id: &id, trace, peer, began };
         let mut answered = answer(request).await;
         answered.response.headers_mut().insert(REQUEST_ID, id.clone());
-        pending.answered(&answered);
-        answered.response
+        pending.answered(answered)
     }
 }

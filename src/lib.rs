@@ -17,7 +17,8 @@
 //!
 //! Around it: [`app`] puts the parts together, [`config`] reads what they need, [`admin`] lets an operator look,
 //! [`mod@log`] and [`metrics`] tell, [`demo`] plays WeChat and [`cli`] reads the command line. [`moment`] and [`clock`] are
-//! the time, [`peer`] is who speaks to us, `forwarded` reads what proxies say of each other, [`via`] is our own hop, [`fault`] is trouble on purpose.
+//! the time, [`peer`] is who speaks to us, `forwarded` reads what proxies say of each other, [`via`] is our own hop, [`trace`]
+//! whose trace a request belongs to, [`fault`] is trouble on purpose.
 //!
 //! What decides (tickets, freshness, judgement) is pure and takes the time as an argument. `ARCHITECTURE.md` draws the
 //! layers: imports point down them.
@@ -49,4 +50,5 @@ pub mod respond;
 pub mod route;
 pub mod server;
 pub mod ticket;
+pub mod trace;
 pub mod via;

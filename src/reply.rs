@@ -8,12 +8,13 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use crate::body::Body;
 use crate::cache::Found;
-use crate::cache::entry::{Image, Instead};
+use crate::cache::entry::{Image, Instead, Negative};
 use crate::cache::status::{self, Forward, Kept, Outcome};
 use crate::fill::Filled;
-use crate::fill::judge::{EXPIRED, Storable, Verdict, negative_reason};
+use crate::fill::judge::{EXPIRED, ORIGIN_STATUS, STALE_ON_ARRIVAL, Storable, Verdict, negative_reason};
 use crate::forward::ForwardFailure;
 use crate::limit::{Admitted, Client, Refused};
+use crate::metrics::Source;
 use crate::moment::Moment;
 use crate::origin::Failure;
 use crate::respond::{self, Asked, Responder};
@@ -97,6 +98,8 @@ pub struct Answered {
     pub client: Option<Client>,
     /// How long the origin took, when it was asked.
     pub origin_took: Option<Duration>,
+    /// Where its body comes from.
+    pub source: Source,
     /// Why there is no image, when there is none.
     pub reason: Option<&'static str>,
     /// The budget that refused.
@@ -163,6 +166,7 @@ impl Reply {
             outcome: Some(outcome),
             ticket,
             origin_took: self.origin_took(),
+            source: self.source(),
             reason: self.reason(),
             refused: self.into_refused(),
             ..answered
@@ -222,6 +226,16 @@ impl Reply {
         }
     }
 
+    fn source(&self) -> Source {
+        match self {
+            Self::Found(Found::Negative(Negative { instead: Instead::NotAnImage, .. }), _)
+            | Self::Filled { verdict: Verdict::Failed(..), .. }
+            | Self::Refused(_) => Source::Own,
+            Self::Found(..) | Self::Stale { .. } => Source::Cache,
+            Self::Filled { .. } => Source::Origin,
+        }
+    }
+
     fn reason(&self) -> Option<&'static str> {
         let (Self::Filled { verdict: Verdict::Unknown(negative), .. } | Self::Found(Found::Negative(negative), _)) =
             self
@@ -229,7 +243,7 @@ impl Reply {
             return match self {
                 Self::Refused(refusal) => Some(refusal.reason()),
                 Self::Filled { verdict: Verdict::Failed(failure, _), .. } => Some(failure.reason()),
-                Self::Filled { verdict: Verdict::Passed(_), .. } => Some("origin-status"),
+                Self::Filled { verdict: Verdict::Passed(_), .. } => Some(ORIGIN_STATUS),
                 _ => None,
             };
         };
@@ -249,14 +263,14 @@ fn miss(verdict: &Verdict, forward: Forward, collapsed: bool) -> Outcome {
     let (status, kept) = match verdict {
         Verdict::Image(image, Storable::Yes) => (Some(image.answered_by()), Kept::Stored),
         Verdict::Image(image, Storable::ShowOnly(reason)) => (Some(image.answered_by()), Kept::NotStored(reason)),
-        Verdict::Image(image, Storable::Stale) => (Some(image.answered_by()), Kept::NotStored("stale-on-arrival")),
+        Verdict::Image(image, Storable::Stale) => (Some(image.answered_by()), Kept::NotStored(STALE_ON_ARRIVAL)),
         Verdict::Unknown(negative) => match &negative.instead {
             Instead::Unknown(passed) => (Some(passed.status), Kept::NotStored("unknown-ticket")),
             Instead::NotAnImage | Instead::Late(_) => {
                 (Some(StatusCode::OK), Kept::NotStored(negative_reason(negative)))
             }
         },
-        Verdict::Passed(passed) => (Some(passed.status), Kept::NotStored("origin-status")),
+        Verdict::Passed(passed) => (Some(passed.status), Kept::NotStored(ORIGIN_STATUS)),
         Verdict::Failed(failure, _) => (failure.origin_status(), Kept::NotStored(failure.reason())),
     };
     Outcome::Miss { forward, collapsed, status, kept }
@@ -296,7 +310,8 @@ impl std::fmt::Display for Refusal {
 impl Answered {
     fn of(kind: Kind, response: Response<Body>) -> Self {
         let (outcome, ticket, client, origin_took) = (None, None, None, None);
-        Self { response, kind, outcome, ticket, client, origin_took, reason: None, refused: None }
+        let source = Source::Own;
+        Self { response, kind, outcome, ticket, client, origin_took, source, reason: None, refused: None }
     }
 
     /// Notes who asked.
@@ -365,7 +380,7 @@ impl Answered {
     /// What the app said, or why it did not.
     pub fn forwarded(method: &Method, result: Result<Response<Body>, ForwardFailure>) -> Self {
         match result {
-            Ok(response) => Self::of(Kind::App, response),
+            Ok(response) => Self { source: Source::App, ..Self::of(Kind::App, response) },
             Err(failure) => {
                 let response = failure.response(method);
                 Self { reason: Some(failure.reason()), ..Self::of(Kind::App, response) }

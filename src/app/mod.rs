@@ -29,7 +29,7 @@ use crate::log::{Control, START};
 use crate::metrics::Metrics;
 use crate::outbound::BadCaFile;
 use crate::proxy::{Proxy, Shared};
-use crate::relay::{self, Current};
+use crate::relay::{self, Books, Current};
 use crate::server::connection::Connections;
 use crate::server::drain::{Drain, Times};
 use crate::server::inheritance::{Inheritance, Legacy, Taken};
@@ -146,7 +146,8 @@ impl App {
         let tls = certificate.clone().zip(addresses.tls);
         let tls = tls.map(|(certificate, at)| Arc::new(Tls::new(certificate, all, per_client, at.port())));
         let background = background().map_err(StartError::System)?;
-        let ground = Ground { around: surroundings, metrics: Metrics::new() };
+        let metrics = Metrics::new(surroundings.clock.now().wall);
+        let ground = Ground { around: surroundings, metrics };
         let renewal = certificate.map(|certificate| ground.renewal(&config, certificate));
         let shared = Arc::new(ground.share(&config, &background).map_err(StartError::CaFile)?);
         Ok(Self { config, listeners, tls, renewal, admin, relay, legacy, addresses, background, shared, ground })
@@ -169,7 +170,8 @@ impl App {
     pub fn start(self) -> Result<Running, StartError> {
         let server = &self.config.server;
         let drain = Drain::new(Times { delay: server.drain_delay, whole: server.drain });
-        let records = Records::new(Arc::clone(&self.ground.metrics), self.ground.around.clock.clone());
+        let Surroundings { clock, log, .. } = self.ground.around.clone();
+        let records = Records::new(Arc::clone(&self.ground.metrics), clock, log);
         let services = self.services(&drain, &records)?;
         let (workers, threads) = Workers::start(&services).map_err(StartError::System)?;
         let trust = self.shared.trust.clone();
@@ -187,7 +189,8 @@ impl App {
             background.spawn(renewal::watch(renewal, ground.around.certificate_poll));
         }
         let shared = Arc::new(ArcSwap::new(shared));
-        let relays = Relays { records, shared: Arc::clone(&shared), metrics: Arc::clone(&metrics) };
+        let books = Arc::new(Books::new(Arc::clone(&metrics), ground.around.clock.clone()));
+        let relays = Relays { records, shared: Arc::clone(&shared), books };
         let relaying = relay.map(|listener| {
             let relay = Arc::new(Current::new(relays.relay(&config).map_err(StartError::CaFile)?));
             Ok((Arc::clone(&relay), background.spawn(relay::serve(relay, listener, drain.clone()))))

@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::origin::Origin;
 use crate::outbound::BadCaFile;
 use crate::proxy::Shared;
-use crate::relay::Relay;
+use crate::relay::{Books, Relay};
 use crate::respond::Responder;
 use crate::respond::cors::Cors;
 use crate::route::Routes;
@@ -39,9 +39,7 @@ impl Ground {
     /// What all threads share at the start; fills run on `background`.
     pub(super) fn share(&self, config: &Config, background: &Runtime) -> Result<Shared, BadCaFile> {
         let evicted = Arc::clone(&self.metrics);
-        let on_evict = move || {
-            evicted.evictions.inc();
-        };
+        let on_evict = move |store| evicted.evicted(store);
         let cache = Arc::new(match config.relay.listen {
             None => Cache::new(&config.cache, on_evict),
             Some(_) => Cache::with_own(&config.cache, config.tickets.max_own, on_evict),
@@ -123,15 +121,14 @@ impl Ground {
 pub(super) struct Relays {
     pub(super) records: Arc<Records>,
     pub(super) shared: Arc<ArcSwap<Shared>>,
-    pub(super) metrics: Arc<Metrics>,
+    pub(super) books: Arc<Books>,
 }
 
 impl Relays {
     /// The relay of `config`. A file of certificates is read.
     pub(super) fn relay(&self, config: &Config) -> Result<Relay, BadCaFile> {
-        let (records, shared, metrics) =
-            (Arc::clone(&self.records), Arc::clone(&self.shared), Arc::clone(&self.metrics));
-        Relay::new(&config.relay, &config.origin, config.server.timeouts.body, shared, records, metrics)
+        let (records, shared, books) = (Arc::clone(&self.records), Arc::clone(&self.shared), Arc::clone(&self.books));
+        Relay::new(&config.relay, &config.origin, config.server.timeouts.body, shared, records, books)
     }
 }
 

@@ -1,7 +1,8 @@
 //! Message bodies. Here: the body of an answer, which is cached bytes, nothing, or the app's own stream. Cached bytes go
-//! out as they lie in the cache, in one frame that shares them. In [`timed`]: the body of a request; in [`tunnel`]: what
-//! follows when protocols are switched; in [`whole`]: small bodies, read to their ends.
+//! out as they lie in the cache, in one frame that shares them. In [`counted`]: what of a stream was sent; in [`timed`]: the
+//! body of a request; in [`tunnel`]: what follows when protocols are switched; in [`whole`]: small bodies, read to their ends.
 
+pub mod counted;
 pub mod timed;
 pub mod tunnel;
 pub mod whole;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use counted::Counted;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tunnel::Tunnel;
@@ -24,7 +26,7 @@ pub enum Body {
     /// These bytes, whole.
     Bytes(Bytes),
     /// The app's answer, as it comes, and its seat on a connection that it shares.
-    App(Incoming, Option<Seat>),
+    App(Counted<Incoming>, Option<Seat>),
     /// No body: what follows a 101. Whoever owns the connection takes it out and carries it.
     Tunnel(Box<Tunnel>),
 }
@@ -41,6 +43,11 @@ impl Seat {
 }
 
 impl Body {
+    /// The app's answer, when it is one.
+    pub fn stream(&mut self) -> Option<&mut Counted<Incoming>> {
+        if let Self::App(incoming, _) = self { Some(incoming) } else { None }
+    }
+
     /// Takes the tunnel out; nothing is left to send then.
     pub fn take_tunnel(&mut self) -> Option<Tunnel> {
         match std::mem::take(self) {

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use foldhash::quality::RandomState;
 use moka::policy::EvictionPolicy;
 
+use super::Fullness;
+
 /// Bytes that an entry costs beyond its payload and key, as `cargo bench --bench weight` measures it for images of WeChat's
 /// size: key and entry allocations, moka's bookkeeping and the allocator's rounding (28,026 bytes become 28,672 under
 /// mimalloc).
@@ -66,7 +68,7 @@ impl<V: Clone + Send + Sync + 'static> Memory<V> {
     /// Removes everything; returns how many entries there were.
     pub fn clear(&self) -> u64 {
         self.tend();
-        let entries = self.entries();
+        let entries = self.0.entry_count();
         self.0.invalidate_all();
         self.tend();
         entries
@@ -77,14 +79,10 @@ impl<V: Clone + Send + Sync + 'static> Memory<V> {
         self.0.run_pending_tasks();
     }
 
-    /// Entries, as of the last bookkeeping.
-    pub fn entries(&self) -> u64 {
-        self.0.entry_count()
-    }
-
-    /// Bytes with overhead, as of the last bookkeeping.
-    pub fn weight(&self) -> u64 {
-        self.0.weighted_size()
+    /// How full it is, as of the last bookkeeping.
+    pub fn fullness(&self) -> Fullness {
+        let capacity = self.0.policy().max_capacity().unwrap_or(u64::MAX);
+        Fullness { entries: self.0.entry_count(), bytes: self.0.weighted_size(), capacity }
     }
 }
 
@@ -127,7 +125,8 @@ mod tests {
             assert_eq!(store.get("00000000"), Some(0), "the one in use is never the least recently used");
             store.tend();
         }
-        assert!(store.weight() <= capacity);
-        assert!(store.entries() >= 99);
+        let fullness = store.fullness();
+        assert!(fullness.bytes <= fullness.capacity && fullness.capacity == capacity);
+        assert!(fullness.entries >= 99);
     }
 }

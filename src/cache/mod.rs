@@ -76,27 +76,43 @@ pub enum Found {
     Negative(Negative),
 }
 
-/// How full a store is.
+/// One of the stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    /// Images, those of own tickets not among them.
+    Images,
+    /// Images of own tickets.
+    Own,
+    /// Refusals.
+    Negatives,
+}
+
+/// How full a store is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Fullness {
     /// Entries.
     pub entries: u64,
     /// Bytes, with overhead.
     pub bytes: u64,
+    /// Bytes that there is room for.
+    pub capacity: u64,
 }
 
 impl Cache {
-    /// An empty cache without own tickets. `on_evict` is called for each image that goes for want of room.
-    pub fn new(config: &Config, on_evict: impl Fn() + Send + Sync + 'static) -> Self {
-        let negatives = Memory::new(NEGATIVE_CAPACITY, || {});
-        Self { images: Memory::new(config.memory, on_evict), own: None, negatives }
+    /// An empty cache without own tickets. `on_evict` is called for each entry that goes for want of room.
+    pub fn new(config: &Config, on_evict: impl Fn(Store) + Clone + Send + Sync + 'static) -> Self {
+        let of_negatives = on_evict.clone();
+        let negatives = Memory::new(NEGATIVE_CAPACITY, move || of_negatives(Store::Negatives));
+        Self { images: Memory::new(config.memory, move || on_evict(Store::Images)), own: None, negatives }
     }
 
     /// An empty cache for at most `most` own tickets, whose images have half of the room.
-    pub fn with_own(config: &Config, most: usize, on_evict: impl Fn() + Clone + Send + Sync + 'static) -> Self {
+    pub fn with_own(config: &Config, most: usize, on_evict: impl Fn(Store) + Clone + Send + Sync + 'static) -> Self {
         let share = config.memory / OWN_SHARE;
         let rest = Config { memory: config.memory - share, ..config.clone() };
-        let owned = Owned { tickets: RwLock::new(Own::new(most)), images: Memory::new(share, on_evict.clone()) };
+        let of_own = on_evict.clone();
+        let images = Memory::new(share, move || of_own(Store::Own));
+        let owned = Owned { tickets: RwLock::new(Own::new(most)), images };
         Self { own: Some(owned), ..Self::new(&rest, on_evict) }
     }
 
@@ -226,18 +242,31 @@ impl Cache {
 
     /// How full the store of own tickets' images is.
     pub fn own_images(&self) -> Fullness {
-        let images = self.own.as_ref().map(|own| &own.images);
-        Fullness { entries: images.map_or(0, Memory::entries), bytes: images.map_or(0, Memory::weight) }
+        self.own.as_ref().map(|own| own.images.fullness()).unwrap_or_default()
     }
 
     /// How full the store of all other images is.
     pub fn images(&self) -> Fullness {
-        Fullness { entries: self.images.entries(), bytes: self.images.weight() }
+        self.images.fullness()
     }
 
     /// How full the store of refusals is.
     pub fn negatives(&self) -> Fullness {
-        Fullness { entries: self.negatives.entries(), bytes: self.negatives.weight() }
+        self.negatives.fullness()
+    }
+}
+
+impl Store {
+    /// Every store, in the order of the discriminants.
+    pub const ALL: [Self; 3] = [Self::Images, Self::Own, Self::Negatives];
+
+    /// The word for metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Images => "image",
+            Self::Own => "own",
+            Self::Negatives => "negative",
+        }
     }
 }
 
@@ -298,7 +327,7 @@ mod tests {
     }
 
     fn cache() -> Cache {
-        Cache::with_own(&Config { memory: 1024 * 1024, ..Config::default() }, 10, || {})
+        Cache::with_own(&Config { memory: 1024 * 1024, ..Config::default() }, 10, |_| {})
     }
 
     fn entries(cache: &Cache) -> (u64, u64) {
@@ -364,7 +393,7 @@ mod tests {
 
     #[test]
     fn without_own_tickets_nothing_is_learned() {
-        let cache = Cache::new(&Config::default(), || {});
+        let cache = Cache::new(&Config::default(), |_| {});
         cache.learn(&ticket(0), within(60), at(0));
         assert!(!cache.is_own(&ticket(0), at(0)) && cache.expiry(&ticket(0)).is_none());
     }

@@ -12,7 +12,7 @@ use super::kind::{
 };
 use super::settings::Settings;
 use crate::limit::{ClientHeader, TellBudget};
-use crate::log::Format;
+use crate::log::{ClientShown, Format};
 use crate::relay::Forwarded;
 use crate::ticket::Expired;
 
@@ -139,6 +139,8 @@ fn log(from: &mut Settings, config: &mut Config) {
     let formats = [("auto", Format::Auto), ("human", Format::Human), ("json", Format::Json)];
     from.set(&mut config.log.format, "log.format", choice(&formats));
     from.set(&mut config.log.access, "log.access", boolean);
+    let clients = [("full", ClientShown::Full), ("anonymised", ClientShown::Anonymised), ("off", ClientShown::Off)];
+    from.set(&mut config.log.client, "log.client", choice(&clients));
     let levels = [
         ("error", Level::ERROR),
         ("warn", Level::WARN),

@@ -13,7 +13,7 @@ use tracing::Level;
 use crate::admin::token::{Token, TokenFile};
 use crate::cache::pass_headers::PassHeaders;
 use crate::limit::{ClientHeader, Policy, TellBudget, Trusted};
-use crate::log::Format;
+use crate::log::{ClientShown, Format};
 use crate::relay::config::{Forwarded, Host};
 use crate::ticket::Expired;
 
@@ -184,6 +184,16 @@ impl Show for Format {
             Self::Auto => "auto",
             Self::Human => "human",
             Self::Json => "json",
+        })
+    }
+}
+
+impl Show for ClientShown {
+    fn show(&self) -> Value {
+        json!(match self {
+            Self::Full => "full",
+            Self::Anonymised => "anonymised",
+            Self::Off => "off",
         })
     }
 }

@@ -121,6 +121,7 @@ prefetch = false
 [log]
 format = "json"
 access = false
+client = "off"
 level = "debug"
 "#;
 
@@ -475,6 +476,7 @@ fn values_out_of_range_or_of_another_kind_are_refused() {
         "[tickets]\nmax_own = 0",
         "[log]\nlevel = \"loud\"",
         "[log]\naccess = \"yes\"",
+        "[log]\nclient = \"some\"",
     ];
     for toml in bad {
         let told = mistakes(toml);

@@ -29,6 +29,12 @@ pub const EXPIRED: &str = "ticket-expired";
 /// Why an image whose ticket was purged in the meantime is not stored.
 pub const PURGED: &str = "purged";
 
+/// The word for an image that is of no use a moment later.
+pub const STALE_ON_ARRIVAL: &str = "stale-on-arrival";
+
+/// The word for a refusal of the origin that says nothing of the ticket.
+pub const ORIGIN_STATUS: &str = "origin-status";
+
 /// What configuration sets.
 #[derive(Debug, Clone)]
 pub struct Rules {
@@ -92,10 +98,20 @@ impl Verdict {
         }
     }
 
-    /// Why a good image may only be shown, when that is so.
+    /// Why there is no answer of the origin's to go by, when that is so: a 404 is one.
+    pub const fn failed(&self) -> Option<&'static str> {
+        match self {
+            Self::Passed(_) => Some(ORIGIN_STATUS),
+            Self::Failed(failure, _) => Some(failure.reason()),
+            Self::Image(..) | Self::Unknown(_) => None,
+        }
+    }
+
+    /// Why a good image is not stored, when that is so.
     pub const fn not_stored(&self) -> Option<&'static str> {
         match self {
             Self::Image(_, Storable::ShowOnly(reason)) => Some(*reason),
+            Self::Image(_, Storable::Stale) => Some(STALE_ON_ARRIVAL),
             _ => None,
         }
     }

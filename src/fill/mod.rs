@@ -106,12 +106,18 @@ impl Fills {
 
     /// The running fill of `ticket`.
     pub fn running(&self, ticket: &Ticket) -> Option<Filling> {
-        self.flights.join(ticket.canonical()).map(Filling::joined)
+        let seat = self.flights.join(ticket.canonical())?;
+        self.filler.metrics.joined();
+        Some(Filling::joined(seat))
     }
 
     /// Joins or starts the fill of `ticket`, unless the cache has it by now.
     pub fn join_or_start(&self, ticket: &Ticket) -> Joined {
-        self.join_or_start_for(Purpose::Asked, ticket)
+        let joined = self.join_or_start_for(Purpose::Asked, ticket);
+        if matches!(&joined, Joined::Filling(filling) if filling.collapsed) {
+            self.filler.metrics.joined();
+        }
+        joined
     }
 
     fn join_or_start_for(&self, purpose: Purpose, ticket: &Ticket) -> Joined {
@@ -129,7 +135,7 @@ impl Fills {
 
     /// Has `ticket` filled anew, unless that is under way: nobody waits for it here.
     pub fn refresh(&self, ticket: &Ticket) {
-        drop(self.join_or_start(ticket));
+        drop(self.join_or_start_for(Purpose::Asked, ticket));
     }
 
     /// Has `ticket`, which was made just now, filled before somebody asks, unless its image is held or under way. Spends the
@@ -211,7 +217,7 @@ impl Filler {
         let Filled { verdict, origin_took } = filled.unwrap_or_else(Filled::unasked);
         let filled = Filled { verdict: self.keep_unless_spoiled(purpose, &ticket, verdict, &permit), origin_took };
         std::mem::forget(attempt);
-        self.metrics.filled(filled.verdict.not_stored());
+        self.metrics.filled(filled.verdict.not_stored(), filled.verdict.failed());
         permit.land(filled);
     }
 
@@ -338,6 +344,7 @@ struct Attempt<'a> {
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let Self { filler, ticket } = self;
+        filler.metrics.filled(None, Some(Failure::Panicked.reason()));
         let now = filler.clock.now();
         if let Some(image) = filler.cache.stored(ticket, now) {
             image.retry.failed(now.tick);

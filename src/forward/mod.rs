@@ -20,6 +20,7 @@ use pool::Pool;
 use tokio::time::Instant;
 use upgrade::Upgrade;
 
+use crate::body::counted::Counted;
 use crate::body::timed::{TimedBody, Watch};
 use crate::body::tunnel::Tunnel;
 use crate::body::{Body, Seat};
@@ -74,14 +75,14 @@ impl Forward {
             return if is_switch(&response) {
                 Err(ForwardFailure::Switched)
             } else {
-                Ok(finish(response).map(|body| Body::App(body, seat)))
+                Ok(finish(response).map(|body| Body::App(Counted::new(body), seat)))
             };
         };
         let unread = request.body().unread().clone();
         let answered = self.exchange(request, peer, trusted, Some(&upgrade)).await;
         let tunnel = match answered {
             Ok((response, _)) if is_switch(&response) => self.tunnel(response, upgrade),
-            other => other.map(|(response, seat)| finish(response).map(|body| Body::App(body, seat))),
+            other => other.map(|(response, seat)| finish(response).map(|body| Body::App(Counted::new(body), seat))),
         };
         if !tunnel.as_ref().is_ok_and(is_switch) {
             // What the client may have sent already was meant for the other protocol, and is no request.

@@ -2,6 +2,8 @@
 
 use tracing::Level;
 
+use super::ClientShown;
+
 /// What is logged, and how it looks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -9,6 +11,8 @@ pub struct Config {
     pub format: Format,
     /// `access`: one line for each request.
     pub access: bool,
+    /// `client`: how much of an address access lines tell.
+    pub client: ClientShown,
     /// `level` of everything else.
     pub level: Level,
 }
@@ -26,6 +30,6 @@ pub enum Format {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { format: Format::Auto, access: true, level: Level::INFO }
+        Self { format: Format::Auto, access: true, client: ClientShown::Full, level: Level::INFO }
     }
 }

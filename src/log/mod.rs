@@ -1,9 +1,14 @@
 //! Log lines on standard error, written off the request's thread: human on a terminal, JSON otherwise (S39).
 
+pub mod access;
+mod client;
 pub mod config;
 
 use std::io::IsTerminal;
+use std::net::IpAddr;
 
+pub use access::ACCESS;
+pub use client::{ClientShown, Shown};
 pub use config::{Config, Format};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
@@ -14,9 +19,6 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 /// Target of the line that says where we listen: it appears whatever the level (S2).
 pub const START: &str = "ticketgate::start";
-
-/// Target of the access lines.
-pub const ACCESS: &str = "access";
 
 /// Lines that may wait to be written; past them lines are dropped, and requests are never held up.
 const QUEUE: usize = 16_384;
@@ -33,6 +35,7 @@ pub struct Log {
 pub struct Control {
     dropped: Option<ErrorCounter>,
     targets: Option<reload::Handle<Targets, Registry>>,
+    clients: client::Rule,
 }
 
 impl Log {
@@ -48,8 +51,14 @@ impl Control {
         self.dropped.as_ref().map_or(0, |counter| counter.dropped_lines() as u64)
     }
 
+    /// How access lines tell of `client`; `None` when they do not.
+    pub fn client(&self, client: IpAddr) -> Option<Shown> {
+        self.clients.show(client)
+    }
+
     /// Writes what `config` lets through from now on. How lines look stays.
     pub fn retune(&self, config: &Config) {
+        self.clients.set(config.client);
         if let Some(handle) = &self.targets {
             // Fails only when the log is gone.
             let _ = handle.reload(targets(config));
@@ -78,7 +87,9 @@ pub fn init(config: &Config) -> Log {
     if tracing::subscriber::set_global_default(subscriber).is_err() {
         tracing::debug!("somebody else writes the log of this process");
     }
-    Log { control: Control { dropped, targets: Some(handle) }, _guard: guard }
+    let clients = client::Rule::default();
+    clients.set(config.client);
+    Log { control: Control { dropped, targets: Some(handle), clients }, _guard: guard }
 }
 
 /// The user's word against colours (no-color.org).

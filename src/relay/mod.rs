@@ -24,18 +24,21 @@ pub use config::{Config, Forwarded, Host};
 use created::Created;
 use failure::Failure;
 use http::{HeaderName, Method, Request, Response, StatusCode, Version, header, request, response};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use lent::Home;
+pub use record::Books;
 use record::Record;
 use target::SecretTarget;
 use tokio::time::timeout;
 
+use crate::body::counted::Counted;
 use crate::body::timed::{TimedBody, Unread};
 use crate::body::{Body, whole};
 use crate::exchange::Records;
 use crate::forward::hop;
-use crate::metrics::Metrics;
+use crate::metrics::Source;
 use crate::origin;
 use crate::outbound::BadCaFile;
 use crate::proxy::Shared;
@@ -53,7 +56,7 @@ const MOST_BYTES: usize = 64 * 1024;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// An answer: ours or one that was read, or one that streams.
-type Answer = Either<Body, TimedBody>;
+type Answer = Either<Body, Counted<TimedBody>>;
 
 /// Relays calls.
 pub struct Relay {
@@ -68,7 +71,7 @@ pub struct Relay {
     piece_timeout: Duration,
     shared: Arc<ArcSwap<Shared>>,
     records: Arc<Records>,
-    metrics: Arc<Metrics>,
+    books: Arc<Books>,
 }
 
 /// The relay in force: another may take its place between two calls.
@@ -113,30 +116,34 @@ impl Relay {
         body_timeout: Duration,
         shared: Arc<ArcSwap<Shared>>,
         records: Arc<Records>,
-        metrics: Arc<Metrics>,
+        books: Arc<Books>,
     ) -> Result<Self, BadCaFile> {
         let (forwarded, prefetch) = (config.forward, config.prefetch);
         let (exchange_timeout, piece_timeout) = (origin.fill_timeout, origin.first_byte_timeout);
         let api = Api::new(config, origin)?;
-        Ok(Self { api, forwarded, prefetch, body_timeout, exchange_timeout, piece_timeout, shared, records, metrics })
+        Ok(Self { api, forwarded, prefetch, body_timeout, exchange_timeout, piece_timeout, shared, records, books })
     }
 
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Answer> {
         let target = SecretTarget::take(&mut request);
         let method = request.method().clone();
         let id = self.records.request_id(request.headers().get(&REQUEST_ID));
-        let shared = self.shared.load_full();
-        let record = Record::begin(&self.metrics, &shared.clock, method.clone(), &target, id.clone());
+        let record = Record::begin(&self.books, method.clone(), &target, request.headers(), id.clone());
         match self.relay(request, &target).await {
-            Ok(Relayed { response, ticket }) => {
-                record.answered(response.status(), None, ticket.as_ref());
+            Ok(Relayed { mut response, ticket }) => {
+                let record = record.answered(response.status(), None, ticket.as_ref().map(Ticket::short));
+                match response.body_mut() {
+                    Either::Left(body) => record.sent(Source::Relay, body.size_hint().lower()),
+                    Either::Right(stream) => stream.show(Box::new(record)),
+                }
                 response
             }
             Err(failure) => {
-                let mut response = failure.response(&method).map(Either::Left);
+                let mut response = failure.response(&method);
                 response.headers_mut().insert(REQUEST_ID, id);
-                record.answered(response.status(), Some(failure.reason()), None);
-                response
+                let record = record.answered(response.status(), Some(failure.reason()), None);
+                record.sent(Source::Own, response.body().size_hint().lower());
+                response.map(Either::Left)
             }
         }
     }
@@ -185,7 +192,7 @@ impl Relay {
         };
         let (parts, body) = self.api.send(call).await?.into_parts();
         let body = TimedBody::new(body, self.piece_timeout, Unread::default());
-        Ok(Relayed { response: incoming(parts, Either::Right(body))?, ticket: None })
+        Ok(Relayed { response: incoming(parts, Either::Right(Counted::new(body)))?, ticket: None })
     }
 
     /// The ticket that was made becomes own, and its image is fetched.
@@ -194,7 +201,7 @@ impl Relay {
         let shared = self.shared.load();
         let fills = &shared.fills;
         fills.learn(&ticket, lifetime);
-        self.metrics.tickets_learned.inc();
+        self.books.metrics.tickets_learned.inc();
         if self.prefetch && !fills.is_over(&ticket) {
             fills.prefetch(&ticket);
         }

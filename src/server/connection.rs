@@ -133,14 +133,14 @@ impl Connections {
 
     async fn serve_clear(&self, stream: TcpStream, peer: Peer, entrance: Entrance) {
         if self.first_byte_came(&stream).await {
-            let progress = Progress::start();
+            let progress = Progress::start(self.exchanges.tally());
             let socket = WriteDeadline::new(stream, self.timeouts.write, Arc::clone(&progress));
             self.speak_http1(socket, peer, progress, entrance).await;
         }
     }
 
     async fn serve_tls(self: Arc<Self>, stream: TcpStream, peer: Peer) {
-        let progress = Progress::start();
+        let progress = Progress::start(self.exchanges.tally());
         let Some(stream) = self.shake_hands(stream, peer, &progress).await else { return };
         if tls::speaks_http2(&stream) {
             self.speak_http2(stream, peer, progress).await;

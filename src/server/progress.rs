@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::body::timed::Unread;
+use crate::metrics::Tally;
 
 /// Shared by the parts of one connection, all of which run on one thread: the atomics only carry the values.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Progress {
     idle_after: AtomicU64,
     unread: Unread,
     hurried_since: OnceLock<Instant>,
+    /// Counts this connection as idle while it has had a request, and none is under way.
+    tally: Arc<Tally>,
 }
 
 /// An exchange under way: from the end of a request's head until its response body is sent or dropped.
@@ -33,8 +36,8 @@ pub struct Exchange(Arc<Progress>);
 pub struct Thinking<'a>(&'a Progress);
 
 impl Progress {
-    /// Of a connection whose first byte has come.
-    pub fn start() -> Arc<Self> {
+    /// Of a connection whose first byte has come; counted in `tally`.
+    pub fn start(tally: &Arc<Tally>) -> Arc<Self> {
         Arc::new(Self {
             began: Instant::now(),
             exchanges: AtomicU32::new(0),
@@ -45,11 +48,15 @@ impl Progress {
             idle_after: AtomicU64::new(0),
             unread: Unread::default(),
             hurried_since: OnceLock::new(),
+            tally: Arc::clone(tally),
         })
     }
 
     /// Begins an exchange, which ends when the returned value is dropped.
     pub fn begin(self: &Arc<Self>) -> Exchange {
+        if self.is_idle() {
+            self.tally.shrink_idle();
+        }
         self.exchanges.fetch_add(1, Ordering::Relaxed);
         self.served.fetch_add(1, Ordering::Relaxed);
         Exchange(Arc::clone(self))
@@ -68,6 +75,11 @@ impl Progress {
     /// Whether a response is being made or sent: then no read deadline holds (the app may think, events may idle).
     pub fn in_exchange(&self) -> bool {
         self.exchanges.load(Ordering::Relaxed) > 0 || self.is_switched()
+    }
+
+    /// Whether it is between two requests.
+    fn is_idle(&self) -> bool {
+        self.served() > 0 && !self.in_exchange()
     }
 
     /// Whether a client that hangs up now is one too many: nothing is under way, or an answer is not found yet. An answer
@@ -142,5 +154,16 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         self.0.exchanges.fetch_sub(1, Ordering::Relaxed);
         self.0.note_idle();
+        if self.0.is_idle() {
+            self.0.tally.grow_idle();
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.is_idle() {
+            self.tally.shrink_idle();
+        }
     }
 }

@@ -263,7 +263,7 @@ async fn an_access_token_reaches_nobody_but_the_api() {
         assert!(!told.contains(&token), "{told}");
         assert!(!told.contains("access_token"), "{told}");
         if url.contains(&one.address.to_string()) && url.starts_with("http:") {
-            assert!(told.contains(r#""status":200,"ticket":"a4516834""#), "{told}");
+            assert!(told.contains(r#","ticket":"a4516834""#), "{told}");
         }
     }
     for api in [&one, &all] {

@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use ticketgate::cache::Store;
 use ticketgate::limit::Policy;
 use ticketgate::relay::Forwarded;
 use tokio::io::AsyncReadExt as _;
@@ -473,7 +474,7 @@ async fn images_of_own_tickets_outlive_a_flood_of_others() {
         assert_eq!(connection.get(&tickets::target(&tickets::permanent(number)), "").await.status, 200);
     }
     let reading = proxy.running.reading();
-    assert!(proxy.running.metrics().evictions.get() > 0 && reading.image_bytes <= 1024 * 1024, "{reading:?}");
+    assert!(proxy.running.metrics().evictions(Store::Images) > 0 && reading.image_bytes <= 1024 * 1024, "{reading:?}");
     let asked = origin.count();
     assert!(connection.get(&tickets::target(&own), "").await.cache_status().contains("; hit"));
     assert_eq!(origin.count(), asked);

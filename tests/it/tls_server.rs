@@ -318,12 +318,12 @@ async fn the_end_of_the_certificate_is_a_metric() {
     scene.authority.write("cert.pem", &issued.cert);
     scene.authority.write("key.pem", &issued.key);
     scene.shows(&issued).await;
-    let expected = "ticketgate_tls_certificate_expires_seconds{file=\"tls.cert\"} 3789763200\n";
+    let expected = "ticketgate_tls_certificate_expiry_timestamp_seconds{file=\"tls.cert\"} 3789763200\n";
     let told = async { while !page().await.contains(expected) {} };
     timeout(PATIENCE, told).await.expect("the metric is there");
     let without = Proxy::before(&scene.origin);
     let page = Connection::to_operator(without.admin()).await.get("/metrics", "").await;
-    assert!(!page.text().contains("tls_certificate_expires_seconds{"), "no value without TLS");
+    assert!(!page.text().contains("tls_certificate_expiry_timestamp_seconds{"), "no value without TLS");
 }
 
 /// What is told of `[tls]` with these files.

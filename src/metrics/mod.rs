@@ -1,20 +1,30 @@
 //! What is counted. Passed down from [`crate::app`]: there is no global registry, and two proxies in one process count
 //! apart. The handles of whatever a good answer counts are resolved once, so that counting it is one atomic addition; only
-//! reasons for trouble are looked up by name.
+//! reasons for trouble are looked up by name. What every answer counts, each thread counts apart (`tally`); what is
+//! measured when somebody looks is a [`Reading`]. `docs/metrics.md` has every name; a test compares.
 
-use std::sync::atomic::Ordering;
+mod process;
+mod reading;
+mod tally;
+
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use http::StatusCode;
+use process::Process;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
+use reading::Gauges;
+pub use reading::Reading;
+use tally::Tallies;
+pub use tally::{Source, Tally};
 
+use crate::cache::Store;
 use crate::cache::status::Outcome;
 use crate::limit::BudgetName;
 use crate::moment::Wall;
@@ -27,6 +37,9 @@ const OUTCOMES: usize = Outcome::LABELS.len() + 1;
 /// 1xx to 5xx.
 const CLASSES: usize = 5;
 const CLASS_LABELS: [&str; CLASSES] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+/// What was chosen when this was built.
+const FEATURES: &str = if cfg!(feature = "mimalloc") { "mimalloc" } else { "" };
 
 /// Everything that is counted.
 #[derive(Debug)]
@@ -43,7 +56,9 @@ pub struct Metrics {
     relayed: Family<RelayLabels, Counter>,
     relay_failures: Family<ReasonLabels, Counter>,
     fills: Counter,
-    origin_seconds: Histogram,
+    fill_failures: Family<ReasonLabels, Counter>,
+    collapsed: Counter,
+    origin_duration: Histogram,
     connections_open: Gauge,
     /// Connections closed because their client had its share, or because with `proxy_protocol` their peer is not trusted.
     pub connections_refused: Counter,
@@ -61,44 +76,14 @@ pub struct Metrics {
     pub malformed: Counter,
     /// Requests whose client hung up before the answer.
     pub abandoned: Counter,
-    /// Images evicted for want of room.
-    pub evictions: Counter,
+    evictions: Family<StoreLabels, Counter>,
+    evictions_by: [Counter; Store::ALL.len()],
     /// Tickets that an answer to the relay taught.
     pub tickets_learned: Counter,
     /// Forwarding headers from a loopback or private peer that is not trusted.
     pub untrusted_forwarding: Counter,
+    tallies: Tallies,
     gauges: Gauges,
-}
-
-/// What is measured when somebody looks.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Reading {
-    /// Images held, those of own tickets not counted.
-    pub image_entries: u64,
-    /// Bytes they take.
-    pub image_bytes: u64,
-    /// Images of own tickets held.
-    pub own_entries: u64,
-    /// Bytes they take.
-    pub own_bytes: u64,
-    /// Own tickets known.
-    pub own_tickets: u64,
-    /// Refusals remembered.
-    pub negative_entries: u64,
-    /// Bytes they take.
-    pub negative_bytes: u64,
-    /// Fills under way.
-    pub fills: u64,
-    /// Requests waiting for a budget.
-    pub waiting: u64,
-    /// Requests waiting for a fill.
-    pub waiting_for_fills: u64,
-    /// Whether the circuit is open.
-    pub circuit_open: bool,
-    /// The origin's clock less ours, in milliseconds.
-    pub skew_millis: i64,
-    /// Log lines that found the queue full.
-    pub log_lines_dropped: u64,
 }
 
 /// Sums for a view of the whole.
@@ -110,19 +95,6 @@ pub struct Totals {
     pub misses: u64,
     /// Calls refused by a budget.
     pub refused: u64,
-}
-
-#[derive(Debug, Default)]
-struct Gauges {
-    entries: Family<StoreLabels, Gauge>,
-    bytes: Family<StoreLabels, Gauge>,
-    own_tickets: Gauge,
-    fills: Gauge,
-    waiting: Gauge,
-    waiting_for_fills: Gauge,
-    circuit_open: Gauge,
-    skew_millis: Gauge,
-    log_lines_dropped: Counter,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -163,11 +135,12 @@ struct FileLabels {
 }
 
 impl Metrics {
-    /// Nothing counted yet.
-    pub fn new() -> Arc<Self> {
-        let (refusals, repairs) = (Family::default(), Family::default());
+    /// Nothing counted yet, in a process that starts at `start`.
+    pub fn new(start: Wall) -> Arc<Self> {
+        let (refusals, repairs, evictions) = (Family::default(), Family::default(), Family::default());
         let refusal = |budget: BudgetName| refusals.get_or_create_owned(&BudgetLabels { budget: budget.name() });
         let repair = |repair: Repair| repairs.get_or_create_owned(&RepairLabels { kind: repair.name() });
+        let eviction = |store: Store| evictions.get_or_create_owned(&StoreLabels { store: store.name() });
         let metrics = Self {
             registry: Mutex::default(),
             requests: Family::default(),
@@ -176,13 +149,17 @@ impl Metrics {
             not_stored: Family::default(),
             refusals_by: BudgetName::ALL.map(refusal),
             repairs_by: Repair::ALL.map(repair),
+            evictions_by: Store::ALL.map(eviction),
+            evictions,
             refusals,
             repairs,
             relayed: Family::default(),
             relay_failures: Family::default(),
             tickets_learned: Counter::default(),
             fills: Counter::default(),
-            origin_seconds: Histogram::new(exponential_buckets(0.005, 2.0, 13)),
+            fill_failures: Family::default(),
+            collapsed: Counter::default(),
+            origin_duration: Histogram::new(exponential_buckets(0.005, 2.0, 13)),
             connections_open: Gauge::default(),
             connections_refused: Counter::default(),
             proxy_headers_refused: Counter::default(),
@@ -192,27 +169,48 @@ impl Metrics {
             certificate_ends: Family::default(),
             malformed: Counter::default(),
             abandoned: Counter::default(),
-            evictions: Counter::default(),
             untrusted_forwarding: Counter::default(),
+            tallies: Tallies::default(),
             gauges: Gauges::default(),
         };
-        metrics.register();
+        metrics.register(start);
         Arc::new(metrics)
     }
 
-    fn register(&self) {
+    fn register(&self, start: Wall) {
         let mut all = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        all.register_collector(Box::new(Process::started(start)));
         let registry = all.sub_registry_with_prefix("ticketgate");
-        registry.register("requests", "Requests answered on the public listener", self.requests.clone());
+        self.register_images(registry);
+        self.register_relay(registry);
+        self.register_connections(registry);
+        self.gauges.register(registry);
+        registry.register_collector(Box::new(self.tallies.clone()));
+        let build = [("version", env!("CARGO_PKG_VERSION")), ("features", FEATURES)];
+        registry.register("build", "What is running", Info::new(build.to_vec()));
+    }
+
+    fn register_images(&self, registry: &mut Registry) {
+        registry.register("requests", "Requests answered on the public listeners", self.requests.clone());
         registry.register("image_failures", "Image requests that ended without an image", self.failures.clone());
-        registry.register("not_stored", "Images shown but not stored", self.not_stored.clone());
+        registry.register("images_not_stored", "Images shown but not stored", self.not_stored.clone());
         registry.register("limit_refusals", "Calls refused by a budget", self.refusals.clone());
         registry.register("ticket_repairs", "Repairs made to tickets", self.repairs.clone());
+        registry.register("fills", "Fills that ended", self.fills.clone());
+        registry.register("fill_failures", "Fills that ended without an answer to show", self.fill_failures.clone());
+        registry.register("fills_joined", "Requests that joined a fill under way", self.collapsed.clone());
+        let help = "Time from asking the origin until its answer was read";
+        registry.register("origin_duration_seconds", help, self.origin_duration.clone());
+        registry.register("cache_evictions", "Entries evicted for want of room", self.evictions.clone());
+    }
+
+    fn register_relay(&self, registry: &mut Registry) {
         registry.register("relay_requests", "Calls answered on the relay", self.relayed.clone());
         registry.register("relay_failures", "Calls that the relay answered itself", self.relay_failures.clone());
         registry.register("tickets_learned", "Tickets learned by the relay", self.tickets_learned.clone());
-        registry.register("fills", "Fills that ended", self.fills.clone());
-        registry.register("origin_seconds", "Time until the origin's answer was read", self.origin_seconds.clone());
+    }
+
+    fn register_connections(&self, registry: &mut Registry) {
         registry.register("connections_open", "Open client connections", self.connections_open.clone());
         let help = "Connections over the share of a client, or of peers that may not speak the PROXY protocol";
         registry.register("connections_refused", help, self.connections_refused.clone());
@@ -223,17 +221,13 @@ impl Metrics {
         registry.register("tls_handshakes_failed", help, self.tls_handshakes_failed.clone());
         let help = "Changed files of [tls] that were of no use";
         registry.register("tls_certificates_refused", help, self.tls_certificates_refused.clone());
-        let help = "Unix time at which the TLS certificate in force ends";
-        registry.register("tls_certificate_expires_seconds", help, self.certificate_ends.clone());
+        let (help, ends) = ("Unix time at which the TLS certificate in force ends", self.certificate_ends.clone());
+        registry.register_with_unit("tls_certificate_expiry_timestamp", help, Unit::Seconds, ends);
         registry.register("malformed_messages", "Messages that were no HTTP", self.malformed.clone());
         let help = "Requests whose client hung up before the answer";
         registry.register("abandoned_requests", help, self.abandoned.clone());
-        registry.register("cache_evictions", "Images evicted for want of room", self.evictions.clone());
         let help = "Requests whose forwarding headers were ignored though their peer is local";
         registry.register("untrusted_forwarding", help, self.untrusted_forwarding.clone());
-        self.gauges.register(registry);
-        let build = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
-        registry.register("build", "What is running", build);
     }
 
     /// Counts an answer.
@@ -274,17 +268,40 @@ impl Metrics {
         }
     }
 
-    /// Counts a fill that ended, and why its image was not stored when it was not.
-    pub fn filled(&self, not_stored: Option<&'static str>) {
+    /// Counts a fill that ended, why its image was not stored when it was not, and why there is none when it failed.
+    pub fn filled(&self, not_stored: Option<&'static str>, failed: Option<&'static str>) {
         self.fills.inc();
         if let Some(reason) = not_stored {
             self.not_stored.get_or_create(&ReasonLabels { reason }).inc();
         }
+        if let Some(reason) = failed {
+            self.fill_failures.get_or_create(&ReasonLabels { reason }).inc();
+        }
+    }
+
+    /// Counts a request that joined a fill under way.
+    pub fn joined(&self) {
+        self.collapsed.inc();
     }
 
     /// Notes how long the origin took.
     pub fn origin_answered(&self, took: Duration) {
-        self.origin_seconds.observe(took.as_secs_f64());
+        self.origin_duration.observe(took.as_secs_f64());
+    }
+
+    /// Counts an entry of `store` that went for want of room.
+    pub fn evicted(&self, store: Store) {
+        self.evictions_by[store as usize].inc();
+    }
+
+    /// How many entries of `store` went for want of room.
+    pub fn evictions(&self, store: Store) -> u64 {
+        self.evictions_by[store as usize].get()
+    }
+
+    /// Counts of its own for a thread.
+    pub fn tally(&self) -> Arc<Tally> {
+        self.tallies.one_more()
     }
 
     /// Counts a connection as open until the returned value is dropped.
@@ -325,43 +342,8 @@ impl Metrics {
     }
 }
 
-impl Gauges {
-    fn register(&self, registry: &mut Registry) {
-        registry.register("cache_entries", "Entries held", self.entries.clone());
-        registry.register("cache_bytes", "Bytes that entries take, with their overhead", self.bytes.clone());
-        registry.register("own_tickets", "Own tickets known", self.own_tickets.clone());
-        registry.register("fills_under_way", "Fills under way", self.fills.clone());
-        registry.register("waiting", "Requests that wait for a budget", self.waiting.clone());
-        registry.register("waiting_for_fills", "Requests that wait for a fill", self.waiting_for_fills.clone());
-        registry.register("circuit_open", "1 while the origin is only probed", self.circuit_open.clone());
-        registry.register("origin_clock_skew_ms", "The origin's clock less ours", self.skew_millis.clone());
-        registry.register("log_lines_dropped", "Log lines that found the queue full", self.log_lines_dropped.clone());
-    }
-
-    fn set(&self, reading: Reading) {
-        let store = |store| StoreLabels { store };
-        self.entries.get_or_create(&store("image")).set(signed(reading.image_entries));
-        self.entries.get_or_create(&store("own")).set(signed(reading.own_entries));
-        self.entries.get_or_create(&store("negative")).set(signed(reading.negative_entries));
-        self.bytes.get_or_create(&store("image")).set(signed(reading.image_bytes));
-        self.bytes.get_or_create(&store("own")).set(signed(reading.own_bytes));
-        self.own_tickets.set(signed(reading.own_tickets));
-        self.bytes.get_or_create(&store("negative")).set(signed(reading.negative_bytes));
-        self.fills.set(signed(reading.fills));
-        self.waiting.set(signed(reading.waiting));
-        self.waiting_for_fills.set(signed(reading.waiting_for_fills));
-        self.circuit_open.set(i64::from(reading.circuit_open));
-        self.skew_millis.set(reading.skew_millis);
-        self.log_lines_dropped.inner().store(reading.log_lines_dropped, Ordering::Relaxed);
-    }
-}
-
 fn class(status: StatusCode) -> usize {
     usize::from(status.as_u16() / 100).clamp(1, CLASSES) - 1
-}
-
-fn signed(count: u64) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// An open connection, counted.

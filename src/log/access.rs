@@ -1,0 +1,83 @@
+//! The access line: one for each request, with the same keys whoever answered. `docs/log.md` has them; a test compares.
+//! Tickets appear shortened, queries never (S35, S39).
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use super::client::Shown;
+
+/// Target of the access lines.
+pub const ACCESS: &str = "access";
+
+/// Bytes of a path that are logged: a head may be 32 KiB long.
+const LONGEST_PATH: usize = 256;
+
+/// One request, and what came of it. What is not known, or means nothing, is left out.
+#[derive(Clone, Copy, Default)]
+pub struct Line<'a> {
+    /// Its method.
+    pub method: Option<&'a str>,
+    /// Which way it went.
+    pub route: Option<&'static str>,
+    /// Its path, without the query.
+    pub path: Option<&'a str>,
+    /// The status that was sent; 499 when the client hung up before.
+    pub status: u16,
+    /// Bytes of the body that were sent.
+    pub bytes: Option<u64>,
+    /// How it fared with the cache.
+    pub cache: Option<&'static str>,
+    /// Why it is not what it should be.
+    pub reason: Option<&'static str>,
+    /// Its ticket, shortened.
+    pub ticket: Option<&'a dyn Display>,
+    /// Who asked, as far as that is told.
+    pub client: Option<Shown>,
+    /// Until WeChat's answer was read.
+    pub origin_took: Option<Duration>,
+    /// Until the app's answer began.
+    pub app_took: Option<Duration>,
+    /// Until the answer was there; of one that streams, until its end.
+    pub took: Option<Duration>,
+    /// Connects it with the answer.
+    pub id: Option<&'a str>,
+    /// Connects it with the client's trace.
+    pub trace: Option<&'a dyn Display>,
+}
+
+/// Whether anybody reads access lines.
+pub fn is_wanted() -> bool {
+    tracing::enabled!(target: ACCESS, tracing::Level::INFO)
+}
+
+impl Line<'_> {
+    /// Writes it, if anybody reads it. Never waits.
+    pub fn write(&self) {
+        tracing::info!(
+            target: ACCESS,
+            method = self.method,
+            route = self.route,
+            path = self.path.map(shortened),
+            status = self.status,
+            bytes = self.bytes,
+            cache = self.cache,
+            reason = self.reason,
+            ticket = self.ticket.map(tracing::field::display),
+            client = self.client.map(tracing::field::display),
+            origin_ms = self.origin_took.map(milliseconds),
+            app_ms = self.app_took.map(milliseconds),
+            took_ms = self.took.map(milliseconds),
+            id = self.id,
+            trace = self.trace.map(tracing::field::display),
+        );
+    }
+}
+
+/// As much of a path as is logged.
+pub fn shortened(path: &str) -> &str {
+    path.get(..path.floor_char_boundary(LONGEST_PATH)).unwrap_or(path)
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}

@@ -1,0 +1,148 @@
+//! What each worker thread counts apart, because every answer counts it: were it one number for all, the cores would pass
+//! its cache line around with every hit. Summed when somebody looks. A histogram of our own, since the library's takes a
+//! lock for each value.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
+
+/// Upper bounds of the buckets, in microseconds: from what a hit takes to what a budget's wait makes of it.
+const BOUNDS: [u32; 13] = [10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 1_000_000];
+
+/// Where the bytes of an answer's body came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Images and refusals that were held.
+    Cache,
+    /// What a fill brought.
+    Origin,
+    /// The app.
+    App,
+    /// Texts of ours.
+    Own,
+    /// WeChat's API, through the relay.
+    Relay,
+}
+
+/// Counts of one thread. On cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Tally {
+    hits: Latencies,
+    sent: [AtomicU64; Source::ALL.len()],
+    idle: AtomicI64,
+}
+
+/// All tallies.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Tallies(Arc<Mutex<Vec<Arc<Tally>>>>);
+
+#[derive(Debug, Default)]
+struct Latencies {
+    /// One for each of [`BOUNDS`], and one for what is beyond.
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    nanos: AtomicU64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabels {
+    source: &'static str,
+}
+
+impl Source {
+    /// Every source, in the order of the discriminants.
+    pub const ALL: [Self; 5] = [Self::Cache, Self::Origin, Self::App, Self::Own, Self::Relay];
+
+    /// The word for metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cache => "cache",
+            Self::Origin => "origin",
+            Self::App => "app",
+            Self::Own => "own",
+            Self::Relay => "relay",
+        }
+    }
+}
+
+impl Tally {
+    /// Notes how long an image took that was answered from the cache.
+    pub fn hit(&self, took: Duration) {
+        self.hits.observe(took);
+    }
+
+    /// Counts bytes of a body.
+    pub fn sent(&self, source: Source, bytes: u64) {
+        self.sent[source as usize].fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts one more idle connection.
+    pub fn grow_idle(&self) {
+        self.idle.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one less.
+    pub fn shrink_idle(&self) {
+        self.idle.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Latencies {
+    fn observe(&self, took: Duration) {
+        let micros = took.as_micros();
+        let bucket = BOUNDS.iter().position(|bound| micros <= u128::from(*bound)).unwrap_or(BOUNDS.len());
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+impl Tallies {
+    pub(super) fn one_more(&self) -> Arc<Tally> {
+        let tally = Arc::<Tally>::default();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&tally));
+        tally
+    }
+
+    fn sum<T: std::iter::Sum>(&self, of: impl Fn(&Tally) -> T) -> T {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|tally| of(tally)).sum()
+    }
+
+    fn encode_hits(&self, mut metric: MetricEncoder<'_>) -> std::fmt::Result {
+        let bounds = BOUNDS.iter().map(|micros| f64::from(*micros) / 1e6).chain([f64::INFINITY]);
+        let count = |bucket: usize| self.sum(|tally| tally.hits.buckets[bucket].load(Ordering::Relaxed));
+        let buckets: Vec<(f64, u64)> = bounds.enumerate().map(|(bucket, bound)| (bound, count(bucket))).collect();
+        let nanos: u64 = self.sum(|tally| tally.hits.nanos.load(Ordering::Relaxed));
+        let all = buckets.iter().map(|(_, count)| count).sum();
+        metric.encode_histogram::<NoLabelSet>(nanos as f64 / 1e9, all, &buckets, None)
+    }
+
+    fn encode_sent(&self, mut metric: MetricEncoder<'_>) -> std::fmt::Result {
+        for source in Source::ALL {
+            let bytes: u64 = self.sum(|tally| tally.sent[source as usize].load(Ordering::Relaxed));
+            let labels = SourceLabels { source: source.name() };
+            ConstCounter::new(bytes).encode(metric.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+impl Collector for Tallies {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let help = "Time until an image was found fresh in the cache.";
+        // Its unit stands in its name alone: parsers there are take none for histograms.
+        self.encode_hits(encoder.encode_descriptor("hit_duration_seconds", help, None, MetricType::Histogram)?)?;
+        let help = "Bytes of bodies that were sent.";
+        self.encode_sent(encoder.encode_descriptor("sent", help, Some(&Unit::Bytes), MetricType::Counter)?)?;
+        let help = "Client connections between two requests.";
+        let idle: i64 = self.sum(|tally| tally.idle.load(Ordering::Relaxed));
+        let metric = encoder.encode_descriptor("connections_idle", help, None, MetricType::Gauge)?;
+        ConstGauge::new(idle.max(0)).encode(metric)
+    }
+}
