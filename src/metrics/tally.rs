@@ -38,6 +38,17 @@ pub struct Tally {
     hits: Latencies,
     sent: [AtomicU64; Source::ALL.len()],
     idle: AtomicI64,
+    parked: AtomicI64,
+}
+
+/// Counts a connection as parked until dropped.
+#[derive(Debug)]
+pub struct Parked<'a>(&'a Tally);
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.parked.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// All tallies.
@@ -86,6 +97,12 @@ impl Tally {
     /// Counts one more idle connection.
     pub fn grow_idle(&self) {
         self.idle.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts one more connection that waits without buffers, until the returned value is dropped.
+    pub fn parked(&self) -> Parked<'_> {
+        self.parked.fetch_add(1, Ordering::Relaxed);
+        Parked(self)
     }
 
     /// Counts one less.
@@ -143,6 +160,10 @@ impl Collector for Tallies {
         let help = "Client connections between two requests.";
         let idle: i64 = self.sum(|tally| tally.idle.load(Ordering::Relaxed));
         let metric = encoder.encode_descriptor("connections_idle", help, None, MetricType::Gauge)?;
-        ConstGauge::new(idle.max(0)).encode(metric)
+        ConstGauge::new(idle.max(0)).encode(metric)?;
+        let help = "Idle connections that wait without buffers.";
+        let parked: i64 = self.sum(|tally| tally.parked.load(Ordering::Relaxed));
+        let metric = encoder.encode_descriptor("connections_parked", help, None, MetricType::Gauge)?;
+        ConstGauge::new(parked.max(0)).encode(metric)
     }
 }

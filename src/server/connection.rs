@@ -1,28 +1,23 @@
 //! One client connection, from its first byte to a close that loses nothing. What is spoken on it, its listener says, and
 //! over TLS the handshake; nothing is ever guessed from the first bytes.
 
-use std::convert::Infallible;
 use std::error::Error as _;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use super::Timeouts;
-use super::deadline_io::DeadlineIo;
 use super::drain::Drain;
 use super::http2::Streams;
 use super::introduction::Introductions;
@@ -57,7 +52,7 @@ pub struct Connections {
     metrics: Arc<Metrics>,
     introductions: Option<Arc<Introductions>>,
     tls: Option<Arc<Tls>>,
-    http1: http1::Builder,
+    pub(super) http1: http1::Builder,
     pub(super) http2: http2::Builder<Streams>,
     tunnels: Arc<AtomicUsize>,
 }
@@ -172,42 +167,16 @@ impl Connections {
         })
     }
 
-    async fn speak_http1<T>(&self, socket: T, peer: Peer, progress: Arc<Progress>, entrance: Entrance)
-    where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    {
-        let io = DeadlineIo::new(socket, self.timeouts, Arc::clone(&progress));
-        let switched = Mutex::new(None);
-        // Begun here, not when it is first polled: hyper may see the client's end in between.
-        let service =
-            service_fn(|request| self.exchange(request, peer, entrance, progress.begin(), (&progress, &switched)));
-        let mut connection = pin!(self.http1.serve_connection(TokioIo::new(io), service).with_upgrades());
-        let ended = tokio::select! {
-            biased;
-            ended = &mut connection => ended,
-            () = self.drain.listener_gone() => {
-                progress.hurry();
-                connection.await
-            }
-        };
-        let tunnel = switched.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match (ended, tunnel) {
-            (Err(error), _) => self.note(&error, peer),
-            (Ok(()), None) => {}
-            (Ok(()), Some(tunnel)) => self.carry(tunnel, peer).await,
-        }
-    }
-
     /// A tunnel lives in its connection's task: it keeps its place, counts as open, and is closed with the worker's runtime
     /// when `drain` is over.
-    async fn carry(&self, tunnel: Tunnel, peer: Peer) {
+    pub(super) async fn carry(&self, tunnel: Tunnel, peer: Peer) {
         let _counted = Carrying::one_of(&self.tunnels);
         if let Err(broken) = tunnel.carry().await {
             tracing::debug!(%broken, cause = broken.source(), peer = %peer.address, "a tunnel broke");
         }
     }
 
-    fn note(&self, error: &hyper::Error, peer: Peer) {
+    pub(super) fn note(&self, error: &hyper::Error, peer: Peer) {
         tracing::debug!(%error, peer = %peer.address, "a connection broke");
         if error.is_parse() {
             let status = if error.is_parse_too_large() {
@@ -217,26 +186,6 @@ impl Connections {
             };
             self.exchanges.malformed(status, peer);
         }
-    }
-
-    async fn exchange(
-        &self,
-        request: Request<Incoming>,
-        peer: Peer,
-        entrance: Entrance,
-        exchange: Exchange,
-        (progress, switched): (&Progress, &Mutex<Option<Tunnel>>),
-    ) -> Result<Response<SentBody>, Infallible> {
-        let thinking = exchange.think();
-        let mut response = self.answer(request, peer, entrance, progress.unread().clone()).await;
-        if let Some(tunnel) = response.body_mut().take_tunnel() {
-            progress.switch();
-            *switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
-        } else if progress.unread().is_left() || self.drain.is_announced() {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        drop(thinking);
-        Ok(response.map(|body| SentBody::new(body, exchange)))
     }
 
     /// Has `request` answered; `unread` learns when its body is dropped early.

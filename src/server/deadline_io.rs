@@ -25,7 +25,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
 
 use super::Timeouts;
 use super::closing::Closing;
@@ -63,6 +65,12 @@ impl<T> DeadlineIo<T> {
     pub fn new(inner: T, timeouts: Timeouts, progress: Arc<Progress>) -> Self {
         let reading = Waiting::Head { since: Instant::now(), served: progress.served() };
         Self { inner, timeouts, progress, reading, timer: Timer::default(), closing: Closing::default() }
+    }
+
+    /// Since when it idles between two requests, with nothing of the next one read; `None` while it does not.
+    pub fn idle_since(&mut self) -> Option<Instant> {
+        let idles = self.progress.served() > 0 && self.read_deadline().is_some();
+        (idles && matches!(self.reading, Waiting::Idle)).then(|| self.progress.idle_since())
     }
 
     /// Whether the peer may still be sending something that nobody will read: a body, or what follows a head that was
@@ -120,6 +128,38 @@ impl<T> DeadlineIo<T> {
     fn shortest_idling(&self) -> Duration {
         let hurried = self.progress.hurried_since().is_some();
         if hurried { self.timeouts.keep_alive.min(LAST_REQUEST) } else { self.timeouts.keep_alive }
+    }
+}
+
+impl<T: Readable> DeadlineIo<T> {
+    /// Waits, while nothing reads, until something can be read; false when that is overdue.
+    pub async fn wakes(&mut self) -> bool {
+        std::future::poll_fn(|cx| {
+            if self.inner.poll_readable(cx).is_ready() {
+                return Poll::Ready(true);
+            }
+            self.poll_overdue(cx).map(|()| false)
+        })
+        .await
+    }
+}
+
+/// A socket that can say whether there is something to read.
+pub trait Readable {
+    /// Ready when there is, an end or an error included.
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl Readable for TcpStream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+}
+
+/// What comes is read off the socket whatever lies in between: of what rustls had read, it has told all.
+impl<T: Readable> Readable for TlsStream<T> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_ref().0.poll_readable(cx)
     }
 }
 

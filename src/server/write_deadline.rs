@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::deadline_io::Readable;
 use super::progress::Progress;
 use super::timer::Timer;
 
@@ -50,6 +51,12 @@ impl<T> WriteDeadline<T> {
         });
         ready!(self.timer.poll_at(since + self.limit, cx));
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing: timeouts.write is over"))
+    }
+}
+
+impl<T: Readable> Readable for WriteDeadline<T> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.inner.poll_readable(cx)
     }
 }
 
