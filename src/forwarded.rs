@@ -10,6 +10,20 @@ pub fn elements(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     elements.into_iter()
 }
 
+/// Whether every quote in `line` has its end: what is added behind one that has not would become part of it.
+pub fn is_well_formed(line: &[u8]) -> bool {
+    let (mut quoted, mut escaped) = (false, false);
+    for byte in line {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            _ => {}
+        }
+    }
+    !quoted
+}
+
 /// What `element` says of `name`, as it is written there.
 pub fn parameter<'a>(element: &'a [u8], name: &str) -> Option<&'a [u8]> {
     split_outside_quotes(element, b';').find_map(|pair| {

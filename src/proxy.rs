@@ -78,7 +78,8 @@ impl Proxy {
         let Shared { routes, trust, responder, via, .. } = &*self.shared;
         let client = trust.client(peer.ip(), request.headers());
         let asked = Asked::of(&request);
-        if let Err(bad) = route::check_host(request.version(), request.uri(), request.headers()) {
+        let host = route::check_host(request.version(), request.uri(), request.headers());
+        if let Err(bad) = host.and_then(|()| route::check_framing(request.headers())) {
             return Answered::bad_request(asked, bad, responder).by(client);
         }
         if via.is_loop(request.headers()) {
@@ -198,8 +199,8 @@ impl Proxy {
         match &self.forward {
             None => Answered::no_app(&method),
             Some(forward) => {
-                let trusted = self.shared.trust.covers(peer.ip());
-                Answered::forwarded(&method, forward.send(request, peer, trusted).await)
+                let believed = self.shared.trust.believed(peer.ip());
+                Answered::forwarded(&method, forward.send(request, peer, believed).await)
             }
         }
     }

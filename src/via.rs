@@ -3,10 +3,16 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Version, header};
 
-/// Our hop as clients see it.
-pub const ANSWERS: HeaderValue = HeaderValue::from_static("1.1 ticketgate");
+/// Our hop as clients see it, behind a message that came in `version`.
+pub const fn of_answer(version: Version) -> HeaderValue {
+    HeaderValue::from_static(match version {
+        Version::HTTP_10 => "1.0 ticketgate",
+        Version::HTTP_2 => "2 ticketgate",
+        _ => "1.1 ticketgate",
+    })
+}
 
 /// Hops of our kind in one request; nobody chains as many on purpose.
 const MOST_HOPS: usize = 8;
@@ -15,20 +21,28 @@ const MOST_HOPS: usize = 8;
 #[derive(Debug, Clone)]
 pub struct Via {
     comment: String,
-    line: HeaderValue,
+    lines: [HeaderValue; 3],
 }
 
 impl Via {
     /// A name that no other process has.
     pub fn unique() -> Self {
         let comment = format!("({:016x})", RandomState::new().hash_one(std::process::id()));
-        let line = HeaderValue::try_from(format!("1.1 ticketgate {comment}")).expect("hex digits are visible ASCII");
-        Self { comment, line }
+        let line = |version| {
+            HeaderValue::try_from(format!("{version} ticketgate {comment}")).expect("hex digits are visible ASCII")
+        };
+        Self { lines: ["1.1", "1.0", "2"].map(line), comment }
     }
 
-    /// Adds our hop.
-    pub fn sign(&self, headers: &mut HeaderMap) {
-        headers.append(header::VIA, self.line.clone());
+    /// Adds our hop to a message that came in `version`.
+    pub fn sign(&self, headers: &mut HeaderMap, version: Version) {
+        let [http_1_1, http_1_0, http_2] = &self.lines;
+        let line = match version {
+            Version::HTTP_10 => http_1_0,
+            Version::HTTP_2 => http_2,
+            _ => http_1_1,
+        };
+        headers.append(header::VIA, line.clone());
     }
 
     /// Whether a request with `headers` has been here before.
@@ -52,7 +66,7 @@ mod tests {
     fn what_was_signed_is_known_wherever_it_stands() {
         let via = Via::unique();
         let mut signed = headers(&["1.0 fred"]);
-        via.sign(&mut signed);
+        via.sign(&mut signed, Version::HTTP_2);
         assert!(via.is_loop(&signed));
         let own = signed.get_all(header::VIA).iter().next_back().unwrap().to_str().unwrap();
         assert!(via.is_loop(&headers(&[&format!("1.0 fred, {own}, 1.1 nginx")])));

@@ -72,6 +72,10 @@ impl<'a> Draft<'a> {
 
     fn write_http1(&self, headers: &mut HeaderMap, is_chunked: bool) {
         headers.insert(header::HOST, self.host.clone());
+        // HTTP/2 lets several pass that say the same.
+        if let Some(length) = headers.get(header::CONTENT_LENGTH).cloned() {
+            headers.insert(header::CONTENT_LENGTH, length);
+        }
         if is_chunked {
             // Said aloud, since hyper drops the body of a GET otherwise.
             headers.insert(header::TRANSFER_ENCODING, CHUNKED);

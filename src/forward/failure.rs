@@ -1,6 +1,7 @@
 //! How the way to the app can fail: what the client is told, and what `Proxy-Status` says (RFC 9209).
 
 use std::error::Error as StdError;
+use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
@@ -8,6 +9,7 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use crate::body::Body;
 use crate::body::timed::BodyFailure;
 use crate::outbound::connect::ConnectError;
+use crate::outbound::trouble::links;
 use crate::outbound::{Trouble, certificate_cause};
 use crate::respond;
 
@@ -20,6 +22,10 @@ pub enum ForwardFailure {
     TooSlow(Duration),
     /// The connection was there, and broke before the answer began.
     Lost(hyper::Error),
+    /// The answer is no HTTP, or has more fields than are read.
+    Malformed(bool),
+    /// The answer is coded for its transfer by something else than chunks.
+    Coded,
     /// The client's own body stopped coming.
     BodyOverdue,
     /// The client's own body is not what its framing promised.
@@ -28,6 +34,16 @@ pub enum ForwardFailure {
     BadTarget,
     /// It switched protocols, which was not asked of it, or to another one.
     Switched,
+}
+
+/// The word of RFC 9209 §2.3 for a connection that did not come to be.
+fn unreached(why: &(dyn StdError + 'static)) -> &'static str {
+    let kind = links(why).filter_map(|link| link.downcast_ref::<io::Error>()).map(io::Error::kind).next();
+    match kind {
+        Some(ErrorKind::ConnectionRefused) => "connection_refused",
+        Some(ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable) => "destination_ip_unroutable",
+        _ => "destination_unavailable",
+    }
 }
 
 impl From<BodyFailure> for ForwardFailure {
@@ -54,6 +70,9 @@ impl ForwardFailure {
             Self::Unconnected(Some(Trouble::Handshake), _) => "app-tls-handshake",
             Self::TooSlow(_) => "app-too-slow",
             Self::Lost(_) => "app-lost",
+            Self::Malformed(false) => "app-malformed",
+            Self::Malformed(true) => "app-head-too-large",
+            Self::Coded => "app-transfer-coding",
             Self::BodyOverdue => "body-overdue",
             Self::BodyBroken => "body-broken",
             Self::BadTarget => "bad-target",
@@ -64,8 +83,8 @@ impl ForwardFailure {
     /// What the client is told.
     pub fn response(&self, method: &Method) -> Response<Body> {
         let (status, error) = match self {
-            Self::Unconnected(trouble, _) => match trouble {
-                None => (StatusCode::BAD_GATEWAY, Some("connection_refused")),
+            Self::Unconnected(trouble, why) => match trouble {
+                None => (StatusCode::BAD_GATEWAY, Some(unreached(&**why))),
                 Some(Trouble::Unresolved) => (StatusCode::BAD_GATEWAY, Some("dns_error")),
                 Some(Trouble::TimedOut) => (StatusCode::GATEWAY_TIMEOUT, Some("connection_timeout")),
                 Some(Trouble::Certificate) => (StatusCode::BAD_GATEWAY, Some("tls_certificate_error")),
@@ -73,6 +92,9 @@ impl ForwardFailure {
             },
             Self::TooSlow(_) => (StatusCode::GATEWAY_TIMEOUT, Some("http_response_timeout")),
             Self::Lost(_) => (StatusCode::BAD_GATEWAY, Some("connection_terminated")),
+            Self::Malformed(false) => (StatusCode::BAD_GATEWAY, Some("http_protocol_error")),
+            Self::Malformed(true) => (StatusCode::BAD_GATEWAY, Some("http_response_header_section_size")),
+            Self::Coded => (StatusCode::BAD_GATEWAY, Some("http_response_transfer_coding")),
             Self::BodyOverdue => (StatusCode::REQUEST_TIMEOUT, None),
             Self::BodyBroken | Self::BadTarget => (StatusCode::BAD_REQUEST, None),
             Self::Switched => (StatusCode::BAD_GATEWAY, Some("http_upgrade_failed")),
@@ -112,6 +134,9 @@ impl std::fmt::Display for ForwardFailure {
                 "the TLS handshake with the app behind this proxy failed; check app"
             }
             Self::TooSlow(_) => "the app behind this proxy did not answer in time",
+            Self::Malformed(false) => "what the app behind this proxy answered is no HTTP",
+            Self::Malformed(true) => "the head of what the app behind this proxy answered is too large",
+            Self::Coded => "the app behind this proxy answered in a Transfer-Encoding other than chunked",
             Self::Lost(_) => "the app behind this proxy closed the connection before it answered",
             Self::BodyOverdue => "the request body stopped coming",
             Self::BodyBroken => "the request body is not framed as HTTP wants it; check Content-Length or the chunks",

@@ -13,30 +13,26 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 ];
 
 /// Fields that `Connection` may not name away: a stranger must not strip what the app decides by.
-const PROTECTED: [&str; 12] = [
-    "host",
-    "content-length",
-    "authorization",
-    "cookie",
-    "forwarded",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-port",
-    "x-real-ip",
-    "x-request-id",
-];
+const PROTECTED: [&str; 8] =
+    ["host", "content-length", "authorization", "cookie", "forwarded", "via", "x-real-ip", "x-request-id"];
 
-/// Removes hop-by-hop fields and those that `Connection` names.
+/// Removes hop-by-hop fields and those that `Connection` names; where the message was framed by `Transfer-Encoding`, a
+/// `Content-Length` beside it too, which was overridden (RFC 9112 §6.3).
 pub fn strip(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
     let named: Vec<HeaderName> = headers.get_all(header::CONNECTION).iter().flat_map(names).collect();
-    for name in named.iter().filter(|name| !PROTECTED.contains(&name.as_str())) {
+    for name in named.iter().filter(|name| !is_protected(name)) {
         headers.remove(name);
     }
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
+}
+
+fn is_protected(name: &HeaderName) -> bool {
+    PROTECTED.contains(&name.as_str()) || name.as_str().starts_with("x-forwarded")
 }
 
 /// Whether `Connection` names `field`.
@@ -80,8 +76,14 @@ mod tests {
     }
 
     #[test]
+    fn a_length_that_was_overridden_ends_here() {
+        assert_eq!(stripped(&[("transfer-encoding", "chunked"), ("content-length", "1")]), [""; 0]);
+        assert_eq!(stripped(&[("content-length", "1")]), ["content-length"]);
+    }
+
+    #[test]
     fn connection_cannot_name_away_what_the_app_decides_by() {
-        for name in PROTECTED {
+        for name in PROTECTED.into_iter().chain(["x-forwarded-for", "x-forwarded-prefix"]) {
             let left = stripped(&[("connection", name), (name, "1")]);
             assert_eq!(left, [name]);
         }

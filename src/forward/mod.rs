@@ -13,10 +13,10 @@ use std::time::Duration;
 pub use config::Config;
 use draft::Draft;
 pub use failure::ForwardFailure;
-use http::{Method, Request, Response, StatusCode, Version, header, uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use pool::Pool;
+use pool::{Kept, Pool};
 use tokio::time::Instant;
 use upgrade::Upgrade;
 
@@ -24,10 +24,12 @@ use crate::body::counted::Counted;
 use crate::body::timed::{TimedBody, Watch};
 use crate::body::tunnel::Tunnel;
 use crate::body::{Body, Seat};
+use crate::limit::ClientHeader;
 use crate::outbound::connect::ConnectError;
 use crate::outbound::trouble::links;
 use crate::outbound::{self, BadCaFile, trust};
 use crate::peer::Peer;
+use crate::route;
 use crate::via::{self, Via};
 
 /// Connections in a row that may close before a request was written to them.
@@ -46,6 +48,8 @@ pub struct Forward {
 enum Unanswered {
     Unconnected(ConnectError),
     TooSlow,
+    /// The answer is coded for its transfer in a way that nobody asked for.
+    Coded,
     /// Whether it certainly did nothing: the connection died idle, or the app refused the stream.
     Lost(hyper::Error, bool),
 }
@@ -57,7 +61,7 @@ impl Forward {
             return Ok(None);
         };
         let tls = trust::client_config("forward.ca_file", config.ca_file.as_deref())?;
-        let pool = Pool::new(app, tls, config.connect_timeout);
+        let pool = Pool::new(app, tls, config.connect_timeout, config.first_byte_timeout);
         let Config { first_byte_timeout, tunnel_idle, .. } = *config;
         Ok(Some(Self { pool, app: authority, first_byte_timeout, tunnel_idle, via }))
     }
@@ -68,10 +72,10 @@ impl Forward {
         &self,
         mut request: Request<TimedBody>,
         peer: Peer,
-        trusted: bool,
+        believed: Option<ClientHeader>,
     ) -> Result<Response<Body>, ForwardFailure> {
         let Some(upgrade) = Upgrade::wished(&mut request) else {
-            let (response, seat) = self.exchange(request, peer, trusted, None).await?;
+            let (response, seat) = self.exchange(request, peer, believed, None).await?;
             return if is_switch(&response) {
                 Err(ForwardFailure::Switched)
             } else {
@@ -79,7 +83,7 @@ impl Forward {
             };
         };
         let unread = request.body().unread().clone();
-        let answered = self.exchange(request, peer, trusted, Some(&upgrade)).await;
+        let answered = self.exchange(request, peer, believed, Some(&upgrade)).await;
         let tunnel = match answered {
             Ok((response, _)) if is_switch(&response) => self.tunnel(response, upgrade),
             other => other.map(|(response, seat)| finish(response).map(|body| Body::App(Counted::new(body), seat))),
@@ -104,18 +108,19 @@ impl Forward {
         &self,
         mut request: Request<TimedBody>,
         peer: Peer,
-        trusted: bool,
+        believed: Option<ClientHeader>,
         upgrade: Option<&Upgrade>,
     ) -> Result<(Response<Incoming>, Option<Seat>), ForwardFailure> {
         let draft = Draft::of(&mut request, &self.app, upgrade).ok_or(ForwardFailure::BadTarget)?;
         hop::strip(request.headers_mut());
-        fields::introduce(request.headers_mut(), peer, trusted);
-        self.via.sign(request.headers_mut());
+        fields::introduce(request.headers_mut(), peer, believed);
+        let version = request.version();
+        self.via.sign(request.headers_mut(), version);
         let watch = request.body_mut().watch();
         let again = once_more(&request, upgrade);
-        match (self.attempt(&draft, request, &watch).await, again) {
+        match (self.attempt(&draft, request, &watch, Kept::Too).await, again) {
             // The app was closing the connection that it had kept: the known race of every pool.
-            (Err(Unanswered::Lost(_, true)), Some(again)) => self.attempt(&draft, again, &watch).await,
+            (Err(Unanswered::Lost(_, true)), Some(again)) => self.attempt(&draft, again, &watch, Kept::Not).await,
             (sent, _) => sent,
         }
         .map_err(|unanswered| self.failure(unanswered, &watch))
@@ -127,15 +132,17 @@ impl Forward {
         draft: &Draft<'_>,
         mut request: Request<TimedBody>,
         watch: &Watch,
+        kept: Kept,
     ) -> Result<(Response<Incoming>, Option<Seat>), Unanswered> {
         let mut unsent = 0;
         loop {
-            let mut lease = self.pool.lease(draft.versions()).await.map_err(Unanswered::Unconnected)?;
+            let mut lease = self.pool.lease(draft.versions(), kept).await.map_err(Unanswered::Unconnected)?;
             draft.write(&mut request, lease.version());
             let connected = Instant::now();
             let quiet_since = || watch.last_piece().max(connected);
             let head = outbound::head(lease.send(request), quiet_since, self.first_byte_timeout).await;
             let mut failed = match head.ok_or(Unanswered::TooSlow)? {
+                Ok(response) if route::is_coded(response.headers()) => return Err(Unanswered::Coded),
                 Ok(response) => return Ok((response, lease.keep())),
                 Err(failed) => failed,
             };
@@ -155,7 +162,11 @@ impl Forward {
         match (unanswered, watch.failure()) {
             (Unanswered::Unconnected(error), _) => ForwardFailure::unconnected(error),
             (Unanswered::TooSlow, _) => ForwardFailure::TooSlow(self.first_byte_timeout),
+            (Unanswered::Coded, _) => ForwardFailure::Coded,
             (Unanswered::Lost(..), Some(failure)) => failure.into(),
+            (Unanswered::Lost(error, _), None) if error.is_parse() => {
+                ForwardFailure::Malformed(error.is_parse_too_large())
+            }
             (Unanswered::Lost(error, _), None) => ForwardFailure::Lost(error),
         }
     }
@@ -187,8 +198,16 @@ fn is_switch<B>(response: &Response<B>) -> bool {
 
 /// Makes the app's answer ours to give.
 fn finish(mut response: Response<Incoming>) -> Response<Incoming> {
+    let wished =
+        (response.status() == StatusCode::UPGRADE_REQUIRED).then(|| response.headers().get(header::UPGRADE).cloned());
     hop::strip(response.headers_mut());
-    response.headers_mut().append(header::VIA, via::ANSWERS);
+    if let Some(wished) = wished.flatten() {
+        // RFC 9110 §15.5.22: without it nobody knows what is required.
+        response.headers_mut().insert(header::UPGRADE, wished);
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    let via = via::of_answer(response.version());
+    response.headers_mut().append(header::VIA, via);
     *response.version_mut() = Version::HTTP_11;
     response
 }

@@ -22,9 +22,14 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::body::Seat;
 use crate::body::timed::TimedBody;
+use crate::outbound::Connector;
 use crate::outbound::connect::{ConnectError, ConnectTimedOut};
 use crate::outbound::wire::{Wire, Wired};
-use crate::outbound::{Connector, PING_AFTER, PING_ECHO};
+
+/// A connection of HTTP/2 over which an answer is awaited in silence is pinged after this part of `forward.first_byte_timeout`, and
+/// ended when for twice as long no echo comes: a middlebox may have dropped it without a word. Far longer, as shipped, than an
+/// app's event loop is ever busy: it carries others' answers too.
+const PING_AFTER: u32 = 6;
 
 /// Shorter than the keep-alive of common app servers (Node: 5 s), so that we rarely meet a closing connection.
 const IDLE: Duration = Duration::from_secs(4);
@@ -45,6 +50,9 @@ const CONNECTION_WINDOW: u32 = 100 * STREAM_WINDOW;
 const _: () = assert!(CONNECTION_WINDOW as usize == MOST_STREAMS * STREAM_WINDOW as usize);
 /// Bytes of an upload that wait for a window.
 const MAX_SEND_BUFFER: usize = 64 * 1024;
+/// Fields of an answer in HTTP/1.1: twice as many as clients may send, for apps that set a cookie for everything.
+const MOST_FIELDS: usize = 256;
+
 /// Bytes of the fields of an answer.
 const MAX_HEAD: u32 = 64 * 1024;
 
@@ -57,19 +65,29 @@ pub enum Versions {
     Http1,
 }
 
+/// Whether a connection that was kept will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kept {
+    /// Yes.
+    Too,
+    /// No: one of HTTP/1.1 that was kept has just died, and others may have with it.
+    Not,
+}
+
 /// The connections of one thread.
 pub struct Pool {
     app: Uri,
     any: Connector,
     http1: Connector,
     connect_timeout: Duration,
-    kept: Arc<Mutex<Kept>>,
+    ping_after: Duration,
+    kept: Arc<Mutex<Held>>,
     /// Held while a connection is opened that may become one of HTTP/2, for all who wait.
     opening: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct Held {
     http1: Vec<Idle>,
     http2: Vec<Shared>,
     /// What the last handshake chose: then connections are opened side by side.
@@ -100,7 +118,7 @@ struct Line<S> {
 
 /// A connection to send one request over. Dropping it before the answer closes it, or ends the stream.
 pub struct Lease {
-    kept: Weak<Mutex<Kept>>,
+    kept: Weak<Mutex<Held>>,
     over: Over,
 }
 
@@ -110,33 +128,35 @@ enum Over {
 }
 
 impl Pool {
-    /// No connections yet to `app`, a scheme and an authority; a lease is there within `connect_timeout` or fails.
-    pub fn new(app: &Uri, tls: rustls::ClientConfig, connect_timeout: Duration) -> Self {
+    /// No connections yet to `app`, a scheme and an authority; a lease is there within `connect_timeout` or fails. Answers may take
+    /// `first_byte` to begin.
+    pub fn new(app: &Uri, tls: rustls::ClientConfig, connect_timeout: Duration, first_byte: Duration) -> Self {
         let is_clear = app.scheme() != Some(&uri::Scheme::HTTPS);
         Self {
             app: app.clone(),
             http1: Connector::of_http1(tls.clone(), connect_timeout),
             any: Connector::new(tls, connect_timeout),
             connect_timeout,
-            kept: Arc::new(Mutex::new(Kept { is_http1: is_clear, ..Kept::default() })),
+            ping_after: first_byte / PING_AFTER,
+            kept: Arc::new(Mutex::new(Held { is_http1: is_clear, ..Held::default() })),
             opening: tokio::sync::Mutex::default(),
         }
     }
 
-    /// A kept connection, or a new one. Dropping the future gives up what it opens.
-    pub async fn lease(&self, versions: Versions) -> Result<Lease, ConnectError> {
-        timeout(self.connect_timeout, self.find(versions)).await.map_err(|_| ConnectTimedOut)?
+    /// A connection, `kept` or new. Dropping the future gives up what it opens.
+    pub async fn lease(&self, versions: Versions, kept: Kept) -> Result<Lease, ConnectError> {
+        timeout(self.connect_timeout, self.find(versions, kept)).await.map_err(|_| ConnectTimedOut)?
     }
 
-    async fn find(&self, versions: Versions) -> Result<Lease, ConnectError> {
-        if let Some(lease) = self.take(versions) {
+    async fn find(&self, versions: Versions, kept: Kept) -> Result<Lease, ConnectError> {
+        if let Some(lease) = self.take(versions, kept) {
             return Ok(lease);
         }
         if versions == Versions::Http1 || self.kept().is_http1 {
             return self.open(versions).await;
         }
         let opening = self.opening.lock().await;
-        if let Some(lease) = self.take(versions) {
+        if let Some(lease) = self.take(versions, kept) {
             return Ok(lease);
         }
         if self.kept().is_http1 {
@@ -145,11 +165,13 @@ impl Pool {
         self.open(versions).await
     }
 
-    fn take(&self, versions: Versions) -> Option<Lease> {
-        let kept = &mut *self.kept();
-        let over = match versions {
-            Versions::Any => kept.take_http2().or_else(|| kept.take_http1())?,
-            Versions::Http1 => kept.take_http1()?,
+    fn take(&self, versions: Versions, kept: Kept) -> Option<Lease> {
+        let held = &mut *self.kept();
+        let over = match (versions, kept) {
+            (Versions::Any, Kept::Too) => held.take_http2().or_else(|| held.take_http1())?,
+            (Versions::Any, Kept::Not) => held.take_http2()?,
+            (Versions::Http1, Kept::Too) => held.take_http1()?,
+            (Versions::Http1, Kept::Not) => return None,
         };
         over.wire().settle();
         Some(self.leased(over))
@@ -160,20 +182,20 @@ impl Pool {
         let io = connector.open(self.app.clone()).await?;
         let wire = Arc::clone(io.inner().wire());
         if io.inner().connected().is_negotiated_h2() {
-            let shared = shake_hands(io, wire).await?;
+            let shared = shake_hands(io, wire, self.ping_after).await?;
             let over = shared.take();
             {
                 let mut kept = self.kept();
                 kept.is_http1 = false;
                 kept.http2.push(shared);
             }
-            Kept::tend(&self.kept);
+            Held::tend(&self.kept);
             return Ok(self.leased(over));
         }
         if versions == Versions::Any {
             self.kept().is_http1 = true;
         }
-        let (sender, connection) = http1::handshake(io).await?;
+        let (sender, connection) = http1::Builder::new().max_headers(MOST_FIELDS).handshake(io).await?;
         tokio::spawn(async move {
             if let Err(error) = connection.with_upgrades().await {
                 tracing::debug!(%error, "a connection to the app broke");
@@ -186,7 +208,7 @@ impl Pool {
         Lease { kept: Arc::downgrade(&self.kept), over }
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    fn kept(&self) -> MutexGuard<'_, Held> {
         lock(&self.kept)
     }
 }
@@ -197,7 +219,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn shake_hands(io: TokioIo<Wired>, wire: Arc<Wire>) -> Result<Shared, hyper::Error> {
+async fn shake_hands(io: TokioIo<Wired>, wire: Arc<Wire>, ping_after: Duration) -> Result<Shared, hyper::Error> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -205,8 +227,8 @@ async fn shake_hands(io: TokioIo<Wired>, wire: Arc<Wire>) -> Result<Shared, hype
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(MAX_SEND_BUFFER)
         .max_header_list_size(MAX_HEAD)
-        .keep_alive_interval(PING_AFTER)
-        .keep_alive_timeout(PING_ECHO);
+        .keep_alive_interval(ping_after)
+        .keep_alive_timeout(2 * ping_after);
     let (sender, connection) = builder.handshake(io).await?;
     let connection = Arc::new(Mutex::new(connection));
     let told = Arc::downgrade(&connection);
@@ -236,7 +258,7 @@ impl Shared {
     }
 }
 
-impl Kept {
+impl Held {
     fn take_http2(&mut self) -> Option<Over> {
         self.http2.retain(|shared| !shared.line.sender.is_closed());
         let shared = self.http2.iter_mut().find(|shared| shared.has_room())?;
@@ -336,7 +358,7 @@ impl Lease {
                 // Ends with the answer, or with the connection.
                 tokio::spawn(async move {
                     if let (Ok(()), Some(kept)) = (line.sender.ready().await, kept.upgrade()) {
-                        Kept::keep(&kept, line);
+                        Held::keep(&kept, line);
                     }
                 });
                 None

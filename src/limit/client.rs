@@ -78,6 +78,11 @@ impl Trust {
         })
     }
 
+    /// The family of fields in which `address` is believed.
+    pub fn believed(&self, address: IpAddr) -> Option<ClientHeader> {
+        self.covers(address).then_some(self.header)
+    }
+
     /// The client behind `peer`. A hop that is no address ends the walk: what stands left of it is hearsay, so the hop
     /// that told us is the client.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Client {

@@ -2,7 +2,7 @@
 //! what the origin itself gave to recognise an image by goes back to it.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Uri, header, uri};
+use http::{HeaderValue, Method, Request, Uri, Version, header, uri};
 use http_body_util::Empty;
 
 use crate::cache::entry::Validators;
@@ -58,7 +58,7 @@ impl Template {
             .body(Empty::new())
             .expect("constant header fields are valid");
         // By which a request that some detour brings back to this process is known at once.
-        self.via.sign(request.headers_mut());
+        self.via.sign(request.headers_mut(), Version::HTTP_11);
         let Validators { etag, last_modified } = validators.clone();
         request.headers_mut().extend(etag.map(|etag| (header::IF_NONE_MATCH, etag)));
         request.headers_mut().extend(last_modified.map(|at| (header::IF_MODIFIED_SINCE, at)));

@@ -26,6 +26,8 @@ pub struct Wire {
 pub struct Wired {
     stream: TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>,
     wire: Arc<Wire>,
+    /// The peer takes no more.
+    is_deaf: bool,
 }
 
 impl Wire {
@@ -44,7 +46,7 @@ impl Wire {
 impl Wired {
     /// Counts what comes over `stream`.
     pub fn new(stream: MaybeHttpsStream<TokioIo<TcpStream>>) -> Self {
-        Self { stream: TokioIo::new(stream), wire: Arc::default() }
+        Self { stream: TokioIo::new(stream), wire: Arc::default(), is_deaf: false }
     }
 
     /// The count.
@@ -57,8 +59,23 @@ impl Wired {
         match self.stream.into_inner() {
             MaybeHttpsStream::Http(socket) => Ok(socket.into_inner()),
             stream @ MaybeHttpsStream::Https(_) => {
-                Err(Box::new(Self { stream: TokioIo::new(stream), wire: self.wire }))
+                Err(Box::new(Self { stream: TokioIo::new(stream), wire: self.wire, is_deaf: self.is_deaf }))
             }
+        }
+    }
+}
+
+impl Wired {
+    /// A peer that answers an upload before it has read it, and closes, may still have been read by nobody: its answer lies in
+    /// front of the reset. So what cannot be written any more counts as written, and whoever reads decides.
+    fn heard(&mut self, written: Poll<io::Result<usize>>, offered: usize) -> Poll<io::Result<usize>> {
+        let lost = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset];
+        match written {
+            Poll::Ready(Err(error)) if lost.contains(&error.kind()) => {
+                self.is_deaf = true;
+                Poll::Ready(Ok(offered))
+            }
+            written => written,
         }
     }
 }
@@ -80,7 +97,11 @@ impl AsyncRead for Wired {
 
 impl AsyncWrite for Wired {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        if self.is_deaf {
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.heard(written, buf.len())
     }
 
     fn poll_write_vectored(
@@ -88,7 +109,12 @@ impl AsyncWrite for Wired {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let offered = bufs.iter().map(|buf| buf.len()).sum();
+        if self.is_deaf {
+            return Poll::Ready(Ok(offered));
+        }
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.heard(written, offered)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -96,7 +122,11 @@ impl AsyncWrite for Wired {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        if self.is_deaf {
+            return Poll::Ready(Ok(()));
+        }
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx).map_ok(|()| 0);
+        self.heard(flushed, 0).map_ok(drop)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

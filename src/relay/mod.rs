@@ -216,7 +216,7 @@ impl Relay {
         headers.remove(header::HOST);
         // Met here: the body is being read.
         headers.remove(header::EXPECT);
-        self.shared.load().via.sign(headers);
+        self.shared.load().via.sign(headers, parts.version);
         parts
     }
 }

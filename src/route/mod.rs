@@ -1,7 +1,7 @@
 //! Which way a request goes: method and path, compared byte for byte (S3, S4), after the checks that every request must
 //! pass (S5). Pure.
 
-use http::{HeaderMap, Method, Uri, Version, header, uri::Authority};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, uri::Authority};
 
 pub use config::Config;
 pub use redirect::to_https;
@@ -59,6 +59,8 @@ pub enum BadRequest {
     MalformedHost,
     /// `Host` names another authority than the request target.
     DifferentHost,
+    /// `Transfer-Encoding` says something else than `chunked`.
+    Coded,
 }
 
 impl Routes {
@@ -130,6 +132,7 @@ pub fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<()
             (Version::HTTP_2, Some(authority)) if is_authority(authority.as_str()) => Ok(()),
             (Version::HTTP_2, Some(_)) => Err(BadRequest::MalformedHost),
             (Version::HTTP_2 | Version::HTTP_11, _) => Err(BadRequest::NoHost),
+            (_, Some(authority)) if !is_authority(authority.as_str()) => Err(BadRequest::MalformedHost),
             _ => Ok(()),
         };
     };
@@ -141,6 +144,20 @@ pub fn check_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<()
         Some(authority) if !authority.as_str().eq_ignore_ascii_case(host) => Err(BadRequest::DifferentHost),
         _ => Ok(()),
     }
+}
+
+/// Whether a message with `headers` is coded for its transfer in a way that cannot be undone here: `chunked` alone can (RFC 9112
+/// §6.1).
+pub fn is_coded(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let first = lines.next().map(HeaderValue::as_bytes);
+    first.is_some_and(|coding| !coding.trim_ascii().eq_ignore_ascii_case(b"chunked")) || lines.next().is_some()
+}
+
+/// Checks that a message is framed in a way that everybody reads alike: hyper undoes chunks, and would leave another coding in
+/// the body without a word about it (RFC 9112 §6.1).
+pub fn check_framing(headers: &HeaderMap) -> Result<(), BadRequest> {
+    if is_coded(headers) { Err(BadRequest::Coded) } else { Ok(()) }
 }
 
 fn is_authority(host: &str) -> bool {
@@ -155,6 +172,7 @@ impl BadRequest {
             Self::SeveralHosts => "several-hosts",
             Self::MalformedHost => "malformed-host",
             Self::DifferentHost => "different-host",
+            Self::Coded => "transfer-coding",
         }
     }
 }
@@ -166,6 +184,7 @@ impl std::fmt::Display for BadRequest {
             Self::SeveralHosts => "the request has several Host header fields; send one",
             Self::MalformedHost => "the Host header field is not a host with an optional port",
             Self::DifferentHost => "the Host header field and the request target name different hosts",
+            Self::Coded => "Transfer-Encoding may say chunked, once, and nothing else",
         })
     }
 }
@@ -181,6 +200,20 @@ mod tests {
     fn route(method: &Method, target: &'static str) -> Route {
         let config = Config { paths: vec!["/cgi-bin/showqrcode".to_owned()], health_path: Some("/up".to_owned()) };
         Routes::new(config).of(method, &Uri::from_static(target))
+    }
+
+    #[test]
+    fn chunks_alone_can_be_undone() {
+        let is_coded = |lines: &[&'static str]| {
+            let line = |line: &&'static str| (header::TRANSFER_ENCODING, HeaderValue::from_static(line));
+            super::is_coded(&lines.iter().map(line).collect())
+        };
+        assert!(!is_coded(&[]) && !is_coded(&["chunked"]) && !is_coded(&[" Chunked "]));
+        for lines in
+            [&["gzip, chunked"][..], &["gzip", "chunked"], &["chunked", "chunked"], &["chunked, chunked"], &[""]]
+        {
+            assert!(is_coded(lines), "{lines:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,8 @@
 //! what it finds then decides. Part of a head that came along with the request before it counts as idle.
 //!
 //! A client that closes its end while it waits is gone, and its answer is dropped: only so is a hang-up noticed in time. One
-//! that closes its end right behind its request still gets what can be answered at once, and all of what is being sent.
+//! that closes its end right behind its request still gets what can be answered at once, and all of what is being sent, as long
+//! as something is: after 5 s of silence it counts as gone.
 //!
 //! The first byte of a connection, and its TLS handshake, are awaited before this wrapper exists (see
 //! [`super::connection`]); pieces of a request body are timed where they are read (see [`crate::body::timed`]).
@@ -37,8 +38,12 @@ use super::timer::Timer;
 /// How long an idle connection may still send a request after the listener is gone (S38).
 const LAST_REQUEST: Duration = Duration::from_secs(2);
 
-/// How long the end of a client's words is overlooked at a time while an answer is on its way.
-const HOLD_END: Duration = Duration::from_millis(20);
+/// How long the end of a client's words is overlooked at a time while an answer is being sent: at first, and at last.
+const FIRST_HOLD: Duration = Duration::from_millis(20);
+const LAST_HOLD: Duration = Duration::from_secs(1);
+
+/// How long it is overlooked while nothing is sent: an idle stream of events tells nobody that its client is gone.
+const HOLD_FOR: Duration = Duration::from_secs(5);
 
 /// A socket whose silent peer is dropped in time.
 #[derive(Debug)]
@@ -49,6 +54,17 @@ pub struct DeadlineIo<T> {
     reading: Waiting,
     timer: Timer,
     closing: Closing,
+    /// The client has said its end while an answer is being sent.
+    held: Option<Held>,
+}
+
+/// An end that is overlooked.
+#[derive(Debug)]
+struct Held {
+    /// When something was last sent, or the end was seen.
+    since: Instant,
+    step: Duration,
+    sent: bool,
 }
 
 /// What the next byte would be, and since when it is awaited.
@@ -64,7 +80,7 @@ impl<T> DeadlineIo<T> {
     /// Wraps a socket whose first byte has just become readable, or whose TLS handshake has just ended.
     pub fn new(inner: T, timeouts: Timeouts, progress: Arc<Progress>) -> Self {
         let reading = Waiting::Head { since: Instant::now(), served: progress.served() };
-        Self { inner, timeouts, progress, reading, timer: Timer::default(), closing: Closing::default() }
+        Self { inner, timeouts, progress, reading, timer: Timer::default(), closing: Closing::default(), held: None }
     }
 
     /// Since when it idles between two requests, with nothing of the next one read; `None` while it does not.
@@ -87,6 +103,30 @@ impl<T> DeadlineIo<T> {
             Waiting::Head { served: at, .. } if at == served => {}
             _ if self.progress.in_exchange() => self.reading = Waiting::Idle,
             _ => self.reading = Waiting::Head { since: Instant::now(), served },
+        }
+    }
+
+    /// Ready when an end that was overlooked is to be heard after all.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let now = Instant::now();
+        let held = self.held.get_or_insert(Held { since: now, step: FIRST_HOLD, sent: false });
+        if std::mem::take(&mut held.sent) {
+            held.since = now;
+        }
+        let left = (held.since + HOLD_FOR).saturating_duration_since(now);
+        if left.is_zero() {
+            return Poll::Ready(());
+        }
+        // The end is there to stay, and no event tells of more: it is looked at again.
+        let again = held.step.min(left);
+        held.step = (held.step * 2).min(LAST_HOLD);
+        let _ = self.timer.poll_at(now + again, cx);
+        Poll::Pending
+    }
+
+    fn note_sent(&mut self, sent: &Poll<io::Result<usize>>) {
+        if let (Some(held), Poll::Ready(Ok(_))) = (&mut self.held, sent) {
+            held.sent = true;
         }
     }
 
@@ -170,9 +210,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for DeadlineIo<T> {
             if buf.filled().len() > filled {
                 self.note_bytes_read();
             } else if result.is_ok() && !self.progress.can_be_given_up() {
-                // The end is there to stay: it is looked at again.
-                let _ = self.timer.poll_at(Instant::now() + HOLD_END, cx);
-                return Poll::Pending;
+                ready!(self.poll_held(cx));
             }
             return Poll::Ready(result);
         }
@@ -184,7 +222,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for DeadlineIo<T> {
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for DeadlineIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let sent = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.note_sent(&sent);
+        sent
     }
 
     fn poll_write_vectored(
@@ -192,7 +232,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for DeadlineIo<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let sent = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.note_sent(&sent);
+        sent
     }
 
     fn is_write_vectored(&self) -> bool {

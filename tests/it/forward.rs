@@ -375,7 +375,6 @@ async fn connection_names_away_nothing_that_the_app_decides_by() {
         "Content-Length: 4",
         "Authorization: Bearer x",
         "Cookie: s=1",
-        "Forwarded: for=192.0.2.1",
         "Via: 1.1 fred",
         "X-Forwarded-For: 192.0.2.1",
         "X-Forwarded-Host: shop.example",
@@ -467,4 +466,154 @@ async fn announced_trailers_pass_both_ways() {
     say(&mut behind, format!("HTTP/1.1 200 OK\r\n{fields}\r\n2\r\nho\r\n0\r\nX-Sum: 2\r\n\r\n")).await;
     let answer = rest_of(&mut client).await;
     assert!(answer.ends_with("\r\n\r\n2\r\nho\r\n0\r\nx-sum: 2\r\n\r\n"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_closes_an_idle_stream_of_events_is_noticed() {
+    let app = App::start().await;
+    let mut client = app.proxy.connect().await.into_stream();
+    say(&mut client, "GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let (mut behind, ..) = app.accept().await;
+    say(&mut behind, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n").await;
+    hear(&mut client, "HTTP/1.1 200 OK\r\n").await;
+    drop(client);
+    assert_eq!(rest_of(&mut behind).await, "", "the app hears of it while it has nothing to say");
+    eventually("its place is free", || app.proxy.running.metrics().open_connections() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_has_said_its_end_gets_all_of_an_answer_that_keeps_coming() {
+    let app = App::start().await;
+    let mut client = app.proxy.connect().await.into_stream();
+    say(&mut client, "GET /slow HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let (mut behind, ..) = app.accept().await;
+    say(&mut behind, "HTTP/1.1 200 OK\r\nContent-Length: 60\r\n\r\n").await;
+    hear(&mut client, "HTTP/1.1 200 OK\r\n").await;
+    client.shutdown().await.unwrap();
+    for _ in 0..60 {
+        say(&mut behind, "x").await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(rest_of(&mut client).await.ends_with(&"x".repeat(60)), "for longer than an idle one would have been kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_false_length_beside_chunks_cuts_no_answer() {
+    for length in [0, 1, 3] {
+        let app = App::start().await;
+        let mut client = app.proxy.connect().await;
+        client.send("GET /x HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let (mut behind, ..) = app.accept().await;
+        let fields = format!("Content-Length: {length}\r\nTransfer-Encoding: chunked");
+        say(&mut behind, format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n2\r\nhi\r\n0\r\n\r\n")).await;
+        let answer = client.response().await.expect("an answer");
+        assert_eq!((answer.text(), answer.header("content-length")), ("hi", None), "{length}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_comes_before_its_upload_was_read_is_never_lost() {
+    let app = App::start().await;
+    for attempt in 0..30 {
+        let mut client = app.proxy.connect().await.into_stream();
+        let (mut reader, mut writer) = client.split();
+        let upload = async {
+            let head = "POST /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 50000000\r\n\r\n";
+            let _ = writer.write_all(head.as_bytes()).await;
+            for _ in 0..50 {
+                if writer.write_all(&vec![b'x'; 1_000_000]).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let refusal = async {
+            let (mut behind, ..) = app.accept().await;
+            let head = "HTTP/1.1 413 Too Much\r\nContent-Length: 3\r\nConnection: close\r\n\r\nno\n";
+            behind.write_all(head.as_bytes()).await.unwrap();
+        };
+        let mut heard = [0; 12];
+        let ((), (), read) = tokio::join!(upload, refusal, reader.read_exact(&mut heard));
+        read.unwrap();
+        assert_eq!(String::from_utf8_lossy(&heard), "HTTP/1.1 413", "attempt {attempt}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_may_have_many_fields_and_one_that_is_none_is_said_so() {
+    let cookies = "Set-Cookie: a=b\r\n".repeat(200);
+    let many = format!("HTTP/1.1 200 OK\r\n{cookies}Content-Length: 0\r\n\r\n");
+    let too_many = format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", cookies.repeat(2));
+    let coded = "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n".to_owned();
+    for (said, status, reason) in [
+        (many, 200, None),
+        (too_many, 502, Some("http_response_header_section_size")),
+        ("HTTP/1.1 200 OK\r\nno field: x\r\n\r\n".to_owned(), 502, Some("http_protocol_error")),
+        ("SSH-2.0-OpenSSH\r\n".to_owned(), 502, Some("http_protocol_error")),
+        (coded, 502, Some("http_response_transfer_coding")),
+    ] {
+        let app = App::start().await;
+        let mut client = app.proxy.connect().await;
+        client.send("GET /x HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        let (mut behind, ..) = app.accept().await;
+        say(&mut behind, &said).await;
+        let answer = client.response().await.expect("an answer");
+        assert_eq!(answer.status, status, "{said:.60}: {}", answer.text());
+        let told = answer.header("proxy-status").unwrap_or("");
+        assert!(reason.is_none_or(|reason| told.contains(reason)), "{said:.60}: {told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_names_its_own_answer_and_the_protocol_that_it_requires() {
+    let app = App::start().await;
+    let mut client = app.proxy.connect().await;
+    client.send("GET /x HTTP/1.1\r\nHost: a\r\nX-Request-Id: mine\r\n\r\n").await;
+    let (mut behind, head, _) = app.accept().await;
+    assert!(head.contains("\r\nx-request-id: mine\r\n"), "{head}");
+    let fields = "X-Request-Id: app-own\r\nUpgrade: chat\r\nConnection: upgrade";
+    say(&mut behind, format!("HTTP/1.1 426 Upgrade Required\r\n{fields}\r\nContent-Length: 0\r\n\r\n")).await;
+    let answer = client.response().await.expect("an answer");
+    let told = (answer.status, answer.header("x-request-id"), answer.header("upgrade"));
+    assert_eq!(told, (426, Some("app-own"), Some("chat")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_all_kept_connections_have_died_a_harmless_request_gets_a_new_one() {
+    let app = App::start().await;
+    let mut kept = Vec::new();
+    let mut clients = Vec::new();
+    // Several kept by the one worker that all of these are on.
+    for _ in 0..4 {
+        let mut client = app.proxy.connect().await;
+        client.send("GET /x HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        kept.push(app.accept().await.0);
+        clients.push(client);
+    }
+    for (client, behind) in clients.iter_mut().zip(&mut kept) {
+        say(behind, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+        assert_eq!(client.response().await.expect("an answer").status, 200);
+    }
+    let closing = tokio::spawn(async move {
+        for mut behind in kept {
+            // Read, and closed without a word, as an app does whose keep-alive is just over.
+            let _ = read_head(&mut behind, &mut Vec::new()).await;
+        }
+    });
+    let asked = async {
+        for client in &mut clients {
+            client.send("GET /again HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            assert_eq!(client.response().await.expect("an answer").status, 200);
+        }
+    };
+    let answering = async {
+        loop {
+            let (mut behind, ..) = app.accept().await;
+            say(&mut behind, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+        }
+    };
+    tokio::select! {
+        () = asked => {}
+        () = answering => unreachable!("it goes on"),
+    }
+    closing.abort();
 }
