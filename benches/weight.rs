@@ -42,7 +42,7 @@ fn ticket(number: u32) -> Ticket {
 
 fn main() {
     let clock = Clock::system();
-    let cache = Cache::new(&Config { memory: 1 << 40, ..Config::default() }, |_| {});
+    let cache = Cache::new(&Config { memory: 1 << 40, ..Config::default() }, 0, |_| {});
     let mut headers = HeaderMap::new();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=604800"));
     let said = Directives::of(&headers);

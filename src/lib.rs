@@ -49,6 +49,7 @@ pub mod reply;
 pub mod respond;
 pub mod route;
 pub mod server;
+pub mod store;
 pub mod ticket;
 pub mod trace;
 pub mod via;

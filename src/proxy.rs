@@ -33,7 +33,7 @@ use crate::peer::Peer;
 use crate::reply::{Answered, Refusal, Reply};
 use crate::respond::{Asked, Responder};
 use crate::route::{self, Route, Routes};
-use crate::ticket::{Expired, Ticket};
+use crate::ticket::{Allow, Expired, Ticket};
 use crate::via::Via;
 
 /// How long somebody waits for the origin who could be shown a stale image (S23).
@@ -60,6 +60,8 @@ pub struct Shared {
     pub strict: bool,
     /// `tickets.expired`.
     pub expired: Expired,
+    /// `tickets.allow`.
+    pub allow: Allow,
     /// Images and refusals.
     pub cache: Arc<Cache>,
     /// Fetches what is not in the cache.
@@ -110,9 +112,7 @@ impl Proxy {
     /// Steps 3 and 4: the order is S13's.
     async fn find(&self, ticket: &Ticket, client: Client) -> Result<Reply, Refusal> {
         let Shared { limits, cache, fills, clock, expired, .. } = &*self.shared;
-        if self.shared.strict && ticket.facts().is_none() {
-            return Err(Refusal::Unrecognised);
-        }
+        self.shared.check(ticket)?;
         let admitted = limits.request(&client).await?; // 3
         let now = clock.now();
         match cache.lookup(ticket, now) {
@@ -207,6 +207,15 @@ impl Proxy {
 }
 
 impl Shared {
+    /// Whether `ticket` may be asked for here at all: what is refused costs nothing, so that it spends no budget.
+    fn check(&self, ticket: &Ticket) -> Result<(), Refusal> {
+        match self.allow {
+            _ if self.strict && ticket.facts().is_none() => Err(Refusal::Unrecognised),
+            Allow::Own if !self.cache.knows(ticket) => Err(Refusal::NotOwn),
+            Allow::Any | Allow::Own => Ok(()),
+        }
+    }
+
     /// Measures what nobody counts.
     pub fn reading(&self) -> Reading {
         let (images, own, negatives) = (self.cache.images(), self.cache.own_images(), self.cache.negatives());

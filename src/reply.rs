@@ -72,6 +72,8 @@ pub enum Refusal {
     BadTicket(BadTicket),
     /// `tickets.strict`.
     Unrecognised,
+    /// `tickets.allow` is `"own"`, and the ticket is not.
+    NotOwn,
     /// `tickets.expired` is `"gone"`, and the ticket's life is over.
     Expired,
     /// A budget of the client is spent.
@@ -281,6 +283,7 @@ impl Refusal {
         match self {
             Self::BadTicket(_) => StatusCode::BAD_REQUEST,
             Self::Unrecognised => StatusCode::NOT_FOUND,
+            Self::NotOwn => StatusCode::FORBIDDEN,
             Self::Expired => StatusCode::GONE,
             Self::Budget(_) => StatusCode::TOO_MANY_REQUESTS,
         }
@@ -290,6 +293,7 @@ impl Refusal {
         match self {
             Self::BadTicket(bad) => bad.reason(),
             Self::Unrecognised => "unrecognised-ticket",
+            Self::NotOwn => "foreign-ticket",
             Self::Expired => EXPIRED,
             Self::Budget(refused) => refused.budget.name(),
         }
@@ -301,6 +305,9 @@ impl std::fmt::Display for Refusal {
         match self {
             Self::BadTicket(bad) => bad.fmt(f),
             Self::Unrecognised => f.write_str("this is not a ticket that WeChat issues (tickets.strict is on)"),
+            Self::NotOwn => f.write_str(
+                "this ticket is not one of this site's own (tickets.allow is \"own\"); create it through the relay, or register it",
+            ),
             Self::Expired => f.write_str("this ticket has expired; create a new one (tickets.expired is \"gone\")"),
             Self::Budget(_) => f.write_str("too many requests from this client; try again after Retry-After"),
         }

@@ -2,6 +2,7 @@
 //! anything runs, then starts the threads. The only reader of the whole configuration. Nothing here is global: two apps
 //! run in one process.
 
+mod own;
 mod parts;
 pub mod reload;
 mod running;
@@ -18,7 +19,7 @@ use reload::Reload;
 pub use running::{Ending, Running};
 use tokio::runtime::Runtime;
 
-use crate::admin::{self, Admin, Operated as _};
+use crate::admin::{self, Admin};
 use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
@@ -40,6 +41,8 @@ use crate::server::tls::certificate::{BadCertificate, Certificate};
 use crate::server::tls::renewal::{self, Renewal};
 use crate::server::workers::{Service, Workers};
 use crate::server::{self, files, listener};
+use crate::store::{self, NoStore};
+use crate::ticket::{Allow, Ticket};
 
 /// Threads for fills, the accept loop and the admin listener. Clients are served by others.
 const BACKGROUND_THREADS: usize = 2;
@@ -63,6 +66,7 @@ pub struct App {
     background: Runtime,
     shared: Arc<Shared>,
     ground: Ground,
+    cold: Vec<Ticket>,
 }
 
 /// Where the listeners are.
@@ -89,6 +93,8 @@ pub struct Surroundings {
     pub faults: Faults,
     /// How often the certificate's files are looked at.
     pub certificate_poll: Duration,
+    /// For another process to let go of the file of own tickets.
+    pub store_patience: Duration,
     /// The log of this process.
     pub log: Control,
     /// Where the configuration came from; without them it cannot be read again.
@@ -104,6 +110,8 @@ pub enum StartError {
     CaFile(BadCaFile),
     /// `tls.cert` or `tls.key` is of no use.
     Certificate(BadCertificate),
+    /// `tickets.store` cannot be used.
+    Store(NoStore),
     /// The system gives no threads or timers.
     System(io::Error),
 }
@@ -114,6 +122,7 @@ impl Default for Surroundings {
             clock: Clock::system(),
             faults: Faults::default(),
             certificate_poll: LOOK_FOR_CERTIFICATES_EVERY,
+            store_patience: store::OPEN_WITHIN,
             log: Control::default(),
             sources: None,
         }
@@ -147,10 +156,12 @@ impl App {
         let tls = tls.map(|(certificate, at)| Arc::new(Tls::new(certificate, all, per_client, at.port())));
         let background = background().map_err(StartError::System)?;
         let metrics = Metrics::new(surroundings.clock.now().wall);
-        let ground = Ground { around: surroundings, metrics };
+        let (store, records) = own::open(&config, &surroundings, &metrics).map_err(StartError::Store)?;
+        let ground = Ground { around: surroundings, metrics, store };
         let renewal = certificate.map(|certificate| ground.renewal(&config, certificate));
         let shared = Arc::new(ground.share(&config, &background).map_err(StartError::CaFile)?);
-        Ok(Self { config, listeners, tls, renewal, admin, relay, legacy, addresses, background, shared, ground })
+        let cold = own::restore(&shared, &records);
+        Ok(Self { config, listeners, tls, renewal, admin, relay, legacy, addresses, background, shared, ground, cold })
     }
 
     /// Where the listeners are; ports that were 0 have their number.
@@ -176,9 +187,8 @@ impl App {
         let (workers, threads) = Workers::start(&services).map_err(StartError::System)?;
         let trust = self.shared.trust.clone();
         let places = Places::new(server.max_connections, server.max_connections_per_client, trust);
-        let Self {
-            config, listeners, tls, renewal, admin, relay, legacy, addresses, background, shared, ground, ..
-        } = self;
+        let Self { config, listeners, tls, renewal, admin, relay, legacy, addresses, background, shared, ground, cold } =
+            self;
         let metrics = Arc::clone(&ground.metrics);
         let (counted, sockets) = (Arc::clone(&metrics), Arc::clone(&legacy));
         let door = Door { places: Arc::clone(&places), workers, metrics: counted, legacy: sockets };
@@ -189,6 +199,7 @@ impl App {
             background.spawn(renewal::watch(renewal, ground.around.certificate_poll));
         }
         let shared = Arc::new(ArcSwap::new(shared));
+        background.spawn(own::warm(cold, Arc::clone(&shared), drain.clone()));
         let books = Arc::new(Books::new(Arc::clone(&metrics), ground.around.clock.clone()));
         let relays = Relays { records, shared: Arc::clone(&shared), books };
         let relaying = relay.map(|listener| {
@@ -219,18 +230,10 @@ impl App {
             let admin = Admin { drain: drain.clone(), metrics: Arc::clone(&metrics), server: Arc::clone(&reload) };
             background.spawn(admin::serve(Arc::new(admin), listener));
         }
-        if addresses.relay.is_some_and(|at| !at.ip().to_canonical().is_loopback()) {
-            tracing::warn!("the relay is not on loopback: access tokens travel to it in the clear");
-        }
-        let is_open = addresses.admin.is_some_and(|at| !at.ip().to_canonical().is_loopback());
-        if is_open && reload.rules().token().is_none() {
-            tracing::warn!(
-                "admin.listen is off loopback and has no token: only /healthz, /readyz and /metrics are answered there"
-            );
-        }
+        warn(addresses, &reload.in_force.load());
         announce(addresses);
-        let background = Some(background);
-        Ok(Running { addresses, drain, threads, relaying, legacy, reload, metrics, background })
+        let (background, store) = (Some(background), reload.ground.store.clone());
+        Ok(Running { addresses, drain, threads, relaying, legacy, reload, metrics, background, store })
     }
 
     fn services(&self, drain: &Drain, records: &Arc<Records>) -> Result<Vec<Service>, StartError> {
@@ -291,6 +294,25 @@ fn background() -> io::Result<Runtime> {
         .build()
 }
 
+/// Says what an operator may not have meant.
+fn warn(addresses: Addresses, config: &Config) {
+    let is_open = |at: SocketAddr| !at.ip().to_canonical().is_loopback();
+    if addresses.relay.is_some_and(is_open) {
+        tracing::warn!("the relay is not on loopback: access tokens travel to it in the clear");
+    }
+    if addresses.admin.is_some_and(is_open) && config.admin.token().is_none() {
+        tracing::warn!(
+            "admin.listen is off loopback and has no token: only /healthz, /readyz and /metrics are answered there"
+        );
+    }
+    if config.tickets.allow == Allow::Any && [addresses.public, addresses.tls].into_iter().flatten().any(is_open) {
+        tracing::warn!(
+            "anybody can have the QR codes of any account shown under this site's name: a ticket names no account, and \
+             tickets.allow is \"any\"; set it to \"own\", with tickets.store, to show none but your own"
+        );
+    }
+}
+
 /// Says where we listen, whatever the log level (S2).
 fn announce(addresses: Addresses) {
     let say = |address: Option<SocketAddr>| address.map_or_else(|| "off".to_owned(), |address| address.to_string());
@@ -321,6 +343,7 @@ impl fmt::Display for StartError {
             Self::Listen(name, address, error) => write!(f, "cannot listen on {address} ({name}): {error}"),
             Self::CaFile(bad) => bad.fmt(f),
             Self::Certificate(bad) => bad.fmt(f),
+            Self::Store(error) => error.fmt(f),
             Self::System(error) => write!(f, "the system does not let us start: {error}"),
         }
     }

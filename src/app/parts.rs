@@ -25,6 +25,7 @@ use crate::route::Routes;
 use crate::server::introduction::Introductions;
 use crate::server::tls::certificate::Certificate;
 use crate::server::tls::renewal::Renewal;
+use crate::store::Store;
 use crate::ticket::Expired;
 use crate::via::Via;
 
@@ -33,6 +34,7 @@ use crate::via::Via;
 pub(super) struct Ground {
     pub(super) around: Surroundings,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) store: Option<Arc<Store>>,
 }
 
 impl Ground {
@@ -40,9 +42,11 @@ impl Ground {
     pub(super) fn share(&self, config: &Config, background: &Runtime) -> Result<Shared, BadCaFile> {
         let evicted = Arc::clone(&self.metrics);
         let on_evict = move |store| evicted.evicted(store);
-        let cache = Arc::new(match config.relay.listen {
-            None => Cache::new(&config.cache, on_evict),
-            Some(_) => Cache::with_own(&config.cache, config.tickets.max_own, on_evict),
+        let most = config.tickets.max_own;
+        let cache = Arc::new(if config.expects_own_tickets() {
+            Cache::with_own(&config.cache, most, on_evict)
+        } else {
+            Cache::new(&config.cache, most, on_evict)
         });
         let limits = Arc::new(Limits::new(&config.limits, &self.around.clock));
         let via = Via::unique();
@@ -85,6 +89,7 @@ impl Ground {
         let Surroundings { clock, faults, .. } = self.around.clone();
         Filler {
             cache: Arc::clone(cache),
+            store: self.store.clone(),
             origin,
             limits: Arc::clone(limits),
             rules: Rules {
@@ -108,6 +113,7 @@ impl Ground {
             limits,
             strict: config.tickets.strict,
             expired: config.tickets.expired,
+            allow: config.tickets.allow,
             cache,
             fills,
             responder: Responder::new(Cors::new(&config.cors), config.limits.ratelimit_headers),

@@ -26,14 +26,15 @@ use crate::server::tls::certificate::BadCertificate;
 use crate::server::tls::renewal::Renewal;
 use crate::server::workers::Service;
 
-/// Sockets, the size of the cache and the look of the log are made once.
-const NEEDS_RESTART: [&str; 8] = [
+/// Sockets, the size of the cache, the file of own tickets and the look of the log are made once.
+const NEEDS_RESTART: [&str; 9] = [
     "admin.listen",
     "cache.memory",
     "listen",
     "log.format",
     "relay.listen",
     "tickets.max_own",
+    "tickets.store",
     "tls.listen",
     "tls.redirect",
 ];
@@ -210,6 +211,7 @@ fn keep_what_needs_a_restart(config: &mut Config, was: &Config) {
     config.admin.listen = was.admin.listen;
     config.relay.listen = was.relay.listen;
     (config.cache.memory, config.tickets.max_own) = (was.cache.memory, was.tickets.max_own);
+    config.tickets.store.clone_from(&was.tickets.store);
     config.log.format = was.log.format;
 }
 
@@ -241,7 +243,7 @@ mod tests {
         (changed.server.tls.cert, changed.server.tls.key) = (Some("a".into()), Some("b".into()));
         (changed.admin.listen, changed.cache.memory) = (address, 1 << 20);
         changed.relay.listen = address;
-        changed.tickets.max_own = 1;
+        (changed.tickets.max_own, changed.tickets.store) = (1, Some("own.redb".into()));
         changed.log.format = crate::log::Format::Human;
         let mut keys = [&NEEDS_RESTART[..], &NEEDS_TLS].concat();
         keys.sort_unstable();

@@ -13,6 +13,7 @@ use crate::metrics::{Metrics, Reading};
 use crate::server::drain::Drain;
 use crate::server::inheritance::Legacy;
 use crate::server::workers::Worker;
+use crate::store::Store;
 
 /// A running app. Dropping it ends everything at once; [`Running::drain`] and [`Running::finish`] end it well.
 pub struct Running {
@@ -24,6 +25,7 @@ pub struct Running {
     pub(super) reload: Arc<Reload>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) background: Option<Runtime>,
+    pub(super) store: Option<Arc<Store>>,
 }
 
 /// The relay at work; ends with how many connections were cut.
@@ -83,6 +85,11 @@ impl Running {
         &self.legacy
     }
 
+    /// The file of own tickets, if there is one.
+    pub fn store(&self) -> Option<&Arc<Store>> {
+        self.store.as_ref()
+    }
+
     /// Starts the drain because a successor serves on our sockets.
     pub fn hand_over(&self) {
         self.drain.hand_over();
@@ -102,7 +109,15 @@ impl Running {
         let cut: usize = self.threads.drain(..).map(|worker| worker.join().unwrap_or(1)).sum();
         let relaying = self.relaying.take().map(|relaying| self.wait_for(relaying));
         let cut = cut + relaying.map_or(0, |ended| ended.map_or(1, |cut| cut.unwrap_or(0)));
+        // Nobody learns any more.
+        self.close_store();
         if cut == 0 { Ending::Clean } else { Ending::Cut(cut) }
+    }
+
+    fn close_store(&self) {
+        if let Some(store) = &self.store {
+            store.close();
+        }
     }
 }
 
@@ -115,6 +130,7 @@ impl Drop for Running {
             // Ends the accept loop, and with it the way to the workers.
             background.shutdown_background();
         }
+        self.close_store();
         for worker in self.threads.drain(..) {
             let _ = worker.join();
         }

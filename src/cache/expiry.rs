@@ -17,12 +17,22 @@ impl Expiry {
     /// A ticket that ends at `stated` on the origin's clock, which shows `skew_millis` more than ours.
     pub fn new(stated: Wall, now: Moment, skew_millis: i64) -> Self {
         let wall = stated.shifted(skew_millis.saturating_neg());
-        Self { stated, wall, tick: now.tick + wall.since(now.wall) }
+        Self::restored(stated, wall, now)
     }
 
     /// A ticket that ends `lifetime` after `now`, as the issuer has just said; its clock shows `skew_millis` more than ours.
     pub fn after(lifetime: Duration, now: Moment, skew_millis: i64) -> Self {
         Self::new((now.wall + lifetime).shifted(skew_millis), now, skew_millis)
+    }
+
+    /// A deadline that was written down: `stated` by the issuer, which is `wall` on our clock.
+    pub fn restored(stated: Wall, wall: Wall, now: Moment) -> Self {
+        Self { stated, wall, tick: now.tick + wall.since(now.wall) }
+    }
+
+    /// When our wall clock shows the end, as far as both clocks are known now.
+    pub fn wall(&self) -> Wall {
+        self.wall
     }
 
     /// The earliest of this deadline and another of the same ticket, on each clock: neither a second source nor a clock that

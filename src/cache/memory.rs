@@ -48,6 +48,11 @@ impl<V: Clone + Send + Sync + 'static> Memory<V> {
         self.0.get(key).map(|kept| kept.value)
     }
 
+    /// Whether something is stored under `key`; does not count as a use.
+    pub fn holds(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+
     /// Stores `value`, which has a payload of `bytes` and is of no use after `useful_for`. The store may let it go at any
     /// time, even at once: who needs it holds on to it.
     pub fn put(&self, key: Arc<str>, value: V, bytes: usize, useful_for: Duration) {

@@ -1,6 +1,6 @@
 //! The cache: images in one store, what the origin said instead of an image in another, so that rubbish can never evict an
-//! image (S17). Images of own tickets have a store of their own, so that tickets which only clients brought cannot evict them
-//! (S18). Looking up decides by the entry's own freshness and its ticket's expiry; storing decides nothing
+//! image (S17). Where own tickets are expected, their images have a store of their own, so that tickets which only clients brought
+//! cannot evict them (S18). Looking up decides by the entry's own freshness and its ticket's expiry; storing decides nothing
 //! ([`crate::fill::judge`] did).
 
 pub mod config;
@@ -27,6 +27,7 @@ use entry::{Image, Negative};
 use expiry::Expiry;
 use memory::Memory;
 use own::Own;
+pub use own::REMEMBERED;
 
 use crate::moment::Moment;
 use crate::ticket::Ticket;
@@ -40,7 +41,7 @@ pub const OWN_SHARE: u64 = 2;
 /// All stores.
 pub struct Cache {
     images: Memory<Arc<Image>>,
-    own: Option<Owned>,
+    own: Owned,
     negatives: Memory<Negative>,
 }
 
@@ -48,7 +49,8 @@ pub struct Cache {
 /// among strangers' while its ticket is learned. Looking up takes no lock: an image that moves is in both stores for a moment.
 struct Owned {
     tickets: RwLock<Own>,
-    images: Memory<Arc<Image>>,
+    /// `None` where their images are among all others.
+    images: Option<Memory<Arc<Image>>>,
 }
 
 /// What is known of a ticket.
@@ -99,40 +101,52 @@ pub struct Fullness {
 }
 
 impl Cache {
-    /// An empty cache without own tickets. `on_evict` is called for each entry that goes for want of room.
-    pub fn new(config: &Config, on_evict: impl Fn(Store) + Clone + Send + Sync + 'static) -> Self {
+    /// An empty cache that knows at most `most` own tickets, whose images are among all others. `on_evict` is called for each
+    /// entry that goes for want of room.
+    pub fn new(config: &Config, most: usize, on_evict: impl Fn(Store) + Clone + Send + Sync + 'static) -> Self {
         let of_negatives = on_evict.clone();
         let negatives = Memory::new(NEGATIVE_CAPACITY, move || of_negatives(Store::Negatives));
-        Self { images: Memory::new(config.memory, move || on_evict(Store::Images)), own: None, negatives }
+        let own = Owned { tickets: RwLock::new(Own::new(most)), images: None };
+        Self { images: Memory::new(config.memory, move || on_evict(Store::Images)), own, negatives }
     }
 
-    /// An empty cache for at most `most` own tickets, whose images have half of the room.
+    /// The same, where half of the room is for images of own tickets alone.
     pub fn with_own(config: &Config, most: usize, on_evict: impl Fn(Store) + Clone + Send + Sync + 'static) -> Self {
         let share = config.memory / OWN_SHARE;
-        let rest = Config { memory: config.memory - share, ..config.clone() };
         let of_own = on_evict.clone();
         let images = Memory::new(share, move || of_own(Store::Own));
-        let owned = Owned { tickets: RwLock::new(Own::new(most)), images };
-        Self { own: Some(owned), ..Self::new(&rest, on_evict) }
+        let rest = Self::new(&Config { memory: config.memory - share, ..config.clone() }, most, on_evict);
+        Self { own: Owned { images: Some(images), ..rest.own }, ..rest }
     }
 
-    /// Takes `ticket` as own, with the end of its life as far as it is known: an image that is held moves to the store of own
-    /// ones and ends no later (S20), and a remembered refusal is out of date. Without own tickets nothing happens.
+    /// Takes `ticket` as own, with the end of its life as far as it is known: an image that is held ends no later (S20) and
+    /// moves to the store of own ones, and a remembered refusal is out of date.
     pub fn learn(&self, ticket: &Ticket, expiry: Option<Expiry>, now: Moment) {
-        let Some(own) = &self.own else { return };
         self.negatives.remove(ticket.canonical());
-        let mut tickets = own.tickets.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tickets = self.own.tickets.write().unwrap_or_else(PoisonError::into_inner);
         let expiry = tickets.learn(ticket, expiry, now);
-        if let Some(image) = self.image(ticket.canonical()) {
-            // Into the one before out of the other: whoever looks just now finds it.
-            put(&own.images, ticket, &capped(image, expiry), now);
+        let Some(image) = self.image(ticket.canonical()) else { return };
+        // Into the one before out of the other: whoever looks just now finds it.
+        put(self.own_store(), ticket, &capped(image, expiry), now);
+        if self.own.images.is_some() {
             self.images.remove(ticket.canonical());
         }
     }
 
-    /// Whether `ticket` is own.
+    /// Where images of own tickets are kept.
+    fn own_store(&self) -> &Memory<Arc<Image>> {
+        self.own.images.as_ref().unwrap_or(&self.images)
+    }
+
+    /// Whether `ticket` is own, and has not ended.
     pub fn is_own(&self, ticket: &Ticket, now: Moment) -> bool {
-        self.own.as_ref().is_some_and(|own| own.tickets().holds(ticket, now))
+        self.own.tickets().holds(ticket, now)
+    }
+
+    /// Whether `ticket` is own, or was until it ended. Where an image of it is held in the store of own ones, this takes no lock.
+    pub fn knows(&self, ticket: &Ticket) -> bool {
+        let is_held = self.own.images.as_ref().is_some_and(|images| images.holds(ticket.canonical()));
+        is_held || self.own.tickets().get(ticket).is_some()
     }
 
     /// What is known of `ticket` now.
@@ -164,14 +178,14 @@ impl Cache {
         self.image(ticket.canonical()).filter(|image| !image.has_ended(now))
     }
 
-    /// Strangers' first: there, an own ticket costs one look in vain, and without own tickets nobody pays.
+    /// Strangers' first: there, an own ticket costs one look in vain, and without a store of own ones nobody pays.
     fn image(&self, key: &str) -> Option<Arc<Image>> {
-        self.images.get(key).or_else(|| self.own.as_ref()?.images.get(key))
+        self.images.get(key).or_else(|| self.own.images.as_ref()?.get(key))
     }
 
     /// When the life of `ticket` ends, as far as it was learned or an entry remembers; asked for entries that have ended too.
     pub fn expiry(&self, ticket: &Ticket) -> Option<Expiry> {
-        let learned = self.own.as_ref().and_then(|own| own.tickets().get(ticket)?.expiry);
+        let learned = self.own.tickets().get(ticket).and_then(|known| known.expiry);
         Expiry::earliest([learned, self.image(ticket.canonical()).and_then(|image| image.expiry)])
     }
 
@@ -179,10 +193,10 @@ impl Cache {
     pub fn keep_image(&self, ticket: &Ticket, image: Arc<Image>, now: Moment) -> Arc<Image> {
         self.negatives.remove(ticket.canonical());
         // Held until the image is stored: whoever learns of the ticket next finds it.
-        let tickets = self.own.as_ref().map(Owned::tickets);
-        let known = tickets.as_ref().and_then(|tickets| tickets.get(ticket));
+        let tickets = self.own.tickets();
+        let known = tickets.get(ticket);
         let image = capped(image, known.and_then(|known| known.expiry));
-        let store = self.own.as_ref().filter(|_| known.is_some()).map_or(&self.images, |own| &own.images);
+        let store = if known.is_some() { self.own_store() } else { &self.images };
         put(store, ticket, &image, now);
         image
     }
@@ -190,8 +204,8 @@ impl Cache {
     /// Forgets an image that must not be shown any more.
     pub fn forget_image(&self, ticket: &Ticket) {
         self.images.remove(ticket.canonical());
-        if let Some(own) = &self.own {
-            own.images.remove(ticket.canonical());
+        if let Some(images) = &self.own.images {
+            images.remove(ticket.canonical());
         }
     }
 
@@ -200,7 +214,7 @@ impl Cache {
         let key = ticket.canonical();
         let held = [
             self.images.take(key).is_some(),
-            self.own.as_ref().is_some_and(|own| own.images.take(key).is_some()),
+            self.own.images.as_ref().is_some_and(|images| images.take(key).is_some()),
             self.negatives.take(key).is_some(),
         ];
         held.contains(&true)
@@ -208,7 +222,7 @@ impl Cache {
 
     /// Forgets every image and every refusal; returns how many there were.
     pub fn purge_all(&self) -> u64 {
-        let own = self.own.as_ref().map_or(0, |own| own.images.clear());
+        let own = self.own.images.as_ref().map_or(0, Memory::clear);
         own + self.images.clear() + self.negatives.clear()
     }
 
@@ -230,19 +244,25 @@ impl Cache {
     pub fn tend(&self) {
         self.images.tend();
         self.negatives.tend();
-        if let Some(own) = &self.own {
-            own.images.tend();
+        if let Some(images) = &self.own.images {
+            images.tend();
         }
     }
 
     /// How many tickets are own.
     pub fn own_tickets(&self) -> u64 {
-        self.own.as_ref().map_or(0, |own| own.tickets().len() as u64)
+        self.own.tickets().len() as u64
     }
 
-    /// How full the store of own tickets' images is.
+    /// Whether the store that images of own tickets go to has room for `bytes` more, as of the last bookkeeping.
+    pub fn has_room_for_own(&self, bytes: u64) -> bool {
+        let store = self.own_store().fullness();
+        store.bytes + bytes <= store.capacity
+    }
+
+    /// How full the store of own tickets' images is, where they have one.
     pub fn own_images(&self) -> Fullness {
-        self.own.as_ref().map(|own| own.images.fullness()).unwrap_or_default()
+        self.own.images.as_ref().map(Memory::fullness).unwrap_or_default()
     }
 
     /// How full the store of all other images is.
@@ -392,10 +412,29 @@ mod tests {
     }
 
     #[test]
-    fn without_own_tickets_nothing_is_learned() {
-        let cache = Cache::new(&Config::default(), |_| {});
+    fn without_a_store_of_their_own_own_tickets_end_all_the_same() {
+        let cache = Cache::new(&Config::default(), 10, |_| {});
+        cache.keep_image(&ticket(0), image(), at(0));
         cache.learn(&ticket(0), within(60), at(0));
-        assert!(!cache.is_own(&ticket(0), at(0)) && cache.expiry(&ticket(0)).is_none());
+        cache.learn(&ticket(1), within(60), at(0));
+        cache.keep_image(&ticket(1), image(), at(0));
+        assert_eq!(entries(&cache), (0, 2), "among all others, which lose no room to them");
+        for number in 0..2 {
+            assert!(cache.is_own(&ticket(number), at(0)) && cache.answer(&ticket(number), at(59)).is_some());
+            assert!(cache.answer(&ticket(number), at(60)).is_none());
+        }
+        assert!(cache.purge(&ticket(0)) && cache.stored(&ticket(0), at(0)).is_none());
+    }
+
+    #[test]
+    fn who_is_known_is_own_or_has_ended_and_a_strangers_image_makes_nobody_known() {
+        let cache = cache();
+        cache.learn(&ticket(0), within(60), at(0));
+        cache.keep_image(&ticket(1), image(), at(0));
+        assert!(cache.knows(&ticket(0)) && !cache.knows(&ticket(1)));
+        cache.keep_image(&ticket(0), image(), at(0));
+        cache.learn(&ticket(1), None, at(0));
+        assert!(cache.knows(&ticket(0)) && cache.knows(&ticket(1)));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Own tickets: those that we know to be the app's, since the relay saw them made (or, later, somebody registered them), and
+//! Own tickets: those that we know to be the app's, since the relay saw them made or somebody registered them, and
 //! what was learned of their ends. Bounded; takes the time as an argument. Where their images are kept is
 //! [`super::Cache`]'s to say.
 //!
@@ -16,7 +16,7 @@ use crate::moment::{Moment, Tick};
 use crate::ticket::Ticket;
 
 /// How long an ended ticket is remembered, where there is room: as long as a page may be left open.
-const REMEMBERED: Duration = Duration::from_secs(86_400);
+pub const REMEMBERED: Duration = Duration::from_secs(86_400);
 
 /// The own tickets, about 300 bytes each.
 #[derive(Debug)]

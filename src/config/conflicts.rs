@@ -9,16 +9,17 @@ use super::settings::Settings;
 use crate::cache::OWN_SHARE;
 use crate::outbound;
 use crate::server::tls::certificate;
+use crate::store;
+use crate::ticket::Allow;
 
 /// Notes every contradiction in `config`.
 pub(super) fn find(settings: &mut Settings, config: &Config) {
     deadlines(settings, config);
     addresses(settings, config);
-    let Config { cache, routes, origin, forward, relay, .. } = config;
-    let (room, share) = match relay.listen {
-        None => (cache.memory, ""),
-        Some(_) => (cache.memory / OWN_SHARE, "half of "),
-    };
+    own_tickets(settings, config);
+    let Config { cache, routes, origin, forward, .. } = config;
+    let (room, share) =
+        if config.expects_own_tickets() { (cache.memory / OWN_SHARE, "half of ") } else { (cache.memory, "") };
     if cache.max_image > room {
         let text =
             format!("cache.max_image is more than {share}cache.memory, so that an image could be too large to keep");
@@ -43,6 +44,18 @@ pub(super) fn find(settings: &mut Settings, config: &Config) {
         settings.conflict(&["proxy_protocol", "trusted_proxies"], text);
     }
     tls(settings, config);
+}
+
+fn own_tickets(settings: &mut Settings, config: &Config) {
+    let tickets = &config.tickets;
+    if tickets.allow == Allow::Own && tickets.store.is_none() {
+        let text = "tickets.allow is \"own\" and tickets.store is not set: after a restart no ticket would be own; name a file"
+            .to_owned();
+        settings.conflict(&["tickets.allow", "tickets.store"], text);
+    }
+    if let Some(Err(bad)) = tickets.store.as_deref().map(store::check) {
+        settings.conflict(&["tickets.store"], bad.to_string());
+    }
 }
 
 fn tls(settings: &mut Settings, config: &Config) {

@@ -14,7 +14,7 @@ use super::settings::Settings;
 use crate::limit::{ClientHeader, TellBudget};
 use crate::log::{ClientShown, Format};
 use crate::relay::Forwarded;
-use crate::ticket::Expired;
+use crate::ticket::{Allow, Expired};
 
 /// A deadline of zero would end everything before it began; one beyond an hour is none.
 const DEADLINE: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
@@ -84,6 +84,9 @@ fn cache(from: &mut Settings, config: &mut Config) {
     from.set(&mut config.tickets.strict, "tickets.strict", boolean);
     let expired = [("ask", Expired::Ask), ("gone", Expired::Gone)];
     from.set(&mut config.tickets.expired, "tickets.expired", choice(&expired));
+    let allowed = [("any", Allow::Any), ("own", Allow::Own)];
+    from.set(&mut config.tickets.allow, "tickets.allow", choice(&allowed));
+    from.set(&mut config.tickets.store, "tickets.store", file);
     from.set(&mut config.tickets.max_own, "tickets.max_own", count(1..=100_000_000));
 }
 

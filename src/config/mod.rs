@@ -71,6 +71,11 @@ impl Config {
         settings.finish().map(|()| Loaded { config, file })
     }
 
+    /// Whether images of own tickets have a store of their own (S18): where the relay learns tickets, or a file keeps them.
+    pub fn expects_own_tickets(&self) -> bool {
+        self.relay.listen.is_some() || self.tickets.store.is_some()
+    }
+
     /// Whether its values agree with each other, whatever they come from. Looks at the files that it names.
     pub fn agrees(&self) -> Result<(), Mistakes> {
         let mut settings = Settings::open(Sources::default());

@@ -15,7 +15,7 @@ use crate::cache::pass_headers::PassHeaders;
 use crate::limit::{ClientHeader, Policy, TellBudget, Trusted};
 use crate::log::{ClientShown, Format};
 use crate::relay::config::{Forwarded, Host};
-use crate::ticket::Expired;
+use crate::ticket::{Allow, Expired};
 
 /// Stands for what is secret.
 pub const MASK: &str = "***";
@@ -164,6 +164,15 @@ impl Show for Expired {
         json!(match self {
             Self::Ask => "ask",
             Self::Gone => "gone",
+        })
+    }
+}
+
+impl Show for Allow {
+    fn show(&self) -> Value {
+        json!(match self {
+            Self::Any => "any",
+            Self::Own => "own",
         })
     }
 }

@@ -3,11 +3,12 @@
 //! A fill is a task of its own on the origin's runtime: admit → fetch → judge → store → free the ticket → tell those who
 //! wait. A client that hangs up neither cancels nor restarts it. It ends by its own deadlines, or with the process.
 //!
-//! What is learned of own tickets (by the relay) comes in here too: the end of their lives by the origin's clock, and the wish
-//! to have their images before somebody asks.
+//! What is learned of own tickets (from the relay, the operator, the store's file, a predecessor) comes in here too: the end of
+//! their lives by the origin's clock, and the wish to have their images before somebody asks.
 
 mod flight;
 pub mod judge;
+mod own;
 mod warm;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use flight::{Boarding, Flights, Permit, Seat};
 use judge::{Bench, Known, Rules, Storable, Verdict};
+pub use own::Registration;
 use tokio::runtime::Handle;
 pub use warm::Warmed;
 
@@ -27,6 +29,7 @@ use crate::limit::Limits;
 use crate::metrics::Metrics;
 use crate::moment::Moment;
 use crate::origin::{Failure, Fetched, Origin};
+use crate::store::Store;
 use crate::ticket::Ticket;
 
 /// A ticket that was made just now may not be known everywhere at WeChat yet: a prefetch that meets a 404 asks once more,
@@ -53,6 +56,8 @@ pub struct Fills {
 pub struct Filler {
     /// Where images are kept.
     pub cache: Arc<Cache>,
+    /// Where own tickets are kept for the next start, if anywhere.
+    pub store: Option<Arc<Store>>,
     /// Who is asked.
     pub origin: Arc<Origin>,
     /// How often.
@@ -142,15 +147,6 @@ impl Fills {
     /// origin's budget alone (S13). A 404 is not remembered.
     pub fn prefetch(&self, ticket: &Ticket) {
         drop(self.join_or_start_for(Purpose::Prefetch, ticket));
-    }
-
-    /// Takes `ticket` as own. Its life ends `lifetime` from now, when the ticket itself does not say earlier; `None` is not
-    /// known. Applies to an image that is held and to a fill under way (S20).
-    pub fn learn(&self, ticket: &Ticket, lifetime: Option<Duration>) {
-        let Filler { cache, clock, origin, .. } = &*self.filler;
-        let now = clock.now();
-        let learned = lifetime.map(|lifetime| Expiry::after(lifetime, now, origin.skew_millis()));
-        cache.learn(ticket, Expiry::earliest([learned, self.filler.stated(ticket, now)]), now);
     }
 
     /// Forgets what the cache holds of `ticket`, and has a running fill of it store nothing; those who wait for that fill are

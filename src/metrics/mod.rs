@@ -80,6 +80,12 @@ pub struct Metrics {
     evictions_by: [Counter; Store::ALL.len()],
     /// Tickets that an answer to the relay taught.
     pub tickets_learned: Counter,
+    /// Tickets that the operator registered.
+    pub tickets_registered: Counter,
+    /// Times that the file of own tickets could not be written or opened again.
+    pub store_failures: Counter,
+    /// Own tickets that the file never got.
+    pub store_dropped: Counter,
     /// Forwarding headers from a loopback or private peer that is not trusted.
     pub untrusted_forwarding: Counter,
     tallies: Tallies,
@@ -156,6 +162,9 @@ impl Metrics {
             relayed: Family::default(),
             relay_failures: Family::default(),
             tickets_learned: Counter::default(),
+            tickets_registered: Counter::default(),
+            store_failures: Counter::default(),
+            store_dropped: Counter::default(),
             fills: Counter::default(),
             fill_failures: Family::default(),
             collapsed: Counter::default(),
@@ -208,6 +217,12 @@ impl Metrics {
         registry.register("relay_requests", "Calls answered on the relay", self.relayed.clone());
         registry.register("relay_failures", "Calls that the relay answered itself", self.relay_failures.clone());
         registry.register("tickets_learned", "Tickets learned by the relay", self.tickets_learned.clone());
+        let help = "Tickets registered by the operator";
+        registry.register("tickets_registered", help, self.tickets_registered.clone());
+        let help = "Times that tickets.store could not be written or opened again";
+        registry.register("store_failures", help, self.store_failures.clone());
+        let help = "Own tickets that tickets.store never got, and a restart forgets";
+        registry.register("store_dropped_tickets", help, self.store_dropped.clone());
     }
 
     fn register_connections(&self, registry: &mut Registry) {

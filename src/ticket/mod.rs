@@ -12,7 +12,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-pub use config::{Config, Expired};
+pub use config::{Allow, Config, Expired};
 pub use layout::{Facts, Validity, mint};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 pub use repair::{Repair, Repairs};
@@ -77,6 +77,12 @@ impl Ticket {
         let decoded = std::str::from_utf8(&decoded).map_err(|_| BadTicket::Characters)?;
         let (canonical, repairs) = repair::canonical(decoded).ok_or(BadTicket::Characters)?;
         Ok(Self { canonical: Arc::from(canonical), repairs })
+    }
+
+    /// Reads a canonical text that was written down; `None` when it is none.
+    pub fn from_canonical(text: &str) -> Option<Self> {
+        let encoded = utf8_percent_encode(text, ESCAPED).to_string();
+        Self::from_text(&encoded).ok().filter(|ticket| ticket.canonical() == text)
     }
 
     /// Finds it in what people paste: a URL, a query, else the text itself, mangled or not. No ticket contains a `?` or a `&`.

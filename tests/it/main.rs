@@ -21,6 +21,7 @@ mod metrics;
 mod operator;
 mod origin_request;
 mod origin_trouble;
+mod own_tickets;
 mod parking;
 mod parts;
 mod proxy_protocol;

@@ -1,0 +1,221 @@
+//! Own tickets that survive a restart (S36): an embedded file, written by one thread of its own behind a bounded queue. Whoever
+//! serves never waits for a disk; whoever registers can wait until it is surely written. A disk that fails is never fatal: what
+//! was learned waits, within a bound, and is written when that succeeds again.
+//!
+//! The file belongs to one process at a time. For a successor it is let go of, and what is learned meanwhile waits for how that
+//! ends: it is told to the successor, or written here after all.
+
+mod file;
+mod record;
+mod writer;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use file::File;
+pub use record::{End, Record, read_lines};
+use rustix::fs::{Access, access};
+use tokio::sync::oneshot;
+use writer::{Order, Writer};
+
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+
+/// The key that names the file.
+const KEY: &str = "tickets.store";
+
+/// Orders that wait for the thread: each holds one ticket, or those of one registration.
+const QUEUE: usize = 4096;
+
+/// For the thread to write what is queued and to let go.
+const LET_GO_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long to wait for another process to let go of the file: as long as a predecessor may drain.
+pub const OPEN_WITHIN: Duration = Duration::from_secs(60);
+
+/// Where tickets are kept, and how many.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The file.
+    pub path: PathBuf,
+    /// Tickets in it: the newest stay.
+    pub most: usize,
+    /// For another process to let go of it.
+    pub patience: Duration,
+}
+
+/// A store at work. Dropping the last one ends its thread.
+pub struct Store {
+    orders: SyncSender<Order>,
+    metrics: Arc<Metrics>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Why there is no store.
+#[derive(Debug)]
+pub enum NoStore {
+    /// The file cannot be opened, and waiting would not help.
+    Unusable(PathBuf, io::Error),
+    /// Another process holds it.
+    Held(PathBuf, Duration),
+    /// It is damaged, and cannot be set aside.
+    Damaged(PathBuf, String, io::Error),
+    /// The system gives no thread.
+    Thread(io::Error),
+}
+
+/// Why tickets are not kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotKept {
+    /// A successor has the file, or is being started.
+    HandedOver,
+    /// More wait already than the disk takes.
+    Busy,
+    /// There is no room on the disk.
+    Full(String),
+    /// It cannot be written for another reason.
+    Failed(String),
+}
+
+impl Store {
+    /// Opens the file, sets it aside when it is damaged, and reads it: the newest ticket first. Blocks, for `patience` when another
+    /// process holds the file.
+    pub fn open(wanted: Wanted, clock: Clock, metrics: Arc<Metrics>) -> Result<(Self, Vec<Record>), NoStore> {
+        let mut file = File::open_patiently(&wanted, &clock)?;
+        let unreadable = |error| NoStore::Unusable(wanted.path.clone(), error);
+        let records = file.read(clock.now().wall).map_err(|failure| unreadable(failure.into_io()))?;
+        let (orders, queue) = mpsc::sync_channel(QUEUE);
+        let writer = Writer::new(file, wanted, clock, Arc::clone(&metrics));
+        let thread = std::thread::Builder::new().name("ticketgate-store".to_owned()).spawn(move || writer.run(&queue));
+        let thread = Mutex::new(Some(thread.map_err(NoStore::Thread)?));
+        Ok((Self { orders, metrics, thread }, records))
+    }
+
+    /// Has `record` written soon. Never waits: where too many wait already it is counted and dropped.
+    pub fn remember(&self, record: Record) {
+        if self.orders.try_send(Order::Keep(vec![record], None)).is_err() {
+            self.metrics.store_dropped.inc();
+        }
+    }
+
+    /// The same, by somebody who may wait for room in the queue: blocks.
+    pub fn remember_patiently(&self, record: Record) {
+        if self.orders.send(Order::Keep(vec![record], None)).is_err() {
+            self.metrics.store_dropped.inc();
+        }
+    }
+
+    /// Writes `records`, all or none, and returns when that has been done. Dropping the future gives up waiting alone.
+    pub async fn keep(&self, records: Vec<Record>) -> Result<(), NotKept> {
+        let (done, wait) = oneshot::channel();
+        match self.orders.try_send(Order::Keep(records, Some(done))) {
+            Ok(()) => wait.await.unwrap_or(Err(NotKept::HandedOver)),
+            Err(TrySendError::Full(_)) => Err(NotKept::Busy),
+            Err(TrySendError::Disconnected(_)) => Err(NotKept::HandedOver),
+        }
+    }
+
+    /// Writes what is queued and lets go of the file, for a successor to open it. Blocks, within a bound.
+    pub fn let_go(&self) {
+        let (done, wait) = mpsc::sync_channel(1);
+        if self.orders.send(Order::LetGo(done)).is_ok() {
+            let _ = wait.recv_timeout(LET_GO_WITHIN);
+        }
+    }
+
+    /// Opens the file again: there is no successor.
+    pub fn take_back(&self) {
+        let _ = self.orders.try_send(Order::TakeBack);
+    }
+
+    /// Tells what is learned to `successor` from now on, which reads [lines](read_lines).
+    pub fn hand_over(&self, successor: Box<dyn Write + Send>) {
+        let _ = self.orders.try_send(Order::HandOver(successor));
+    }
+
+    /// Writes what is queued, lets go of the file and ends the thread; whatever is learned later is lost. Blocks, within a bound.
+    pub fn close(&self) {
+        let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let (done, wait) = mpsc::sync_channel(1);
+        if self.orders.send(Order::Close(done)).is_ok() && wait.recv_timeout(LET_GO_WITHIN).is_err() {
+            tracing::error!("own tickets that were not written yet are lost: the disk takes too long");
+            return;
+        }
+        let _ = thread.join();
+    }
+}
+
+/// Whether there could be a store in the file at `path`, as far as can be seen without opening or writing it.
+pub fn check(path: &Path) -> Result<(), NoStore> {
+    let unusable = |error: io::Error| NoStore::Unusable(path.to_owned(), error);
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(unusable(io::ErrorKind::IsADirectory.into())),
+        Ok(_) => access(path, Access::READ_OK | Access::WRITE_OK).map_err(|error| unusable(error.into())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            access(directory(path), Access::WRITE_OK | Access::EXEC_OK).map_err(|error| unusable(error.into()))
+        }
+        Err(error) => Err(unusable(error)),
+    }
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+impl fmt::Display for NoStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unusable(path, error) => {
+                let directory = directory(path).display();
+                let mend = match error.kind() {
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                        format!("create the directory {directory}, or name another file")
+                    }
+                    io::ErrorKind::PermissionDenied => {
+                        format!("let this user read and write the file, and write to {directory}")
+                    }
+                    io::ErrorKind::ReadOnlyFilesystem => "name a file on a disk that can be written".to_owned(),
+                    io::ErrorKind::IsADirectory => "name a file in it".to_owned(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on the disk".to_owned(),
+                    _ => "mend the disk, or name another file".to_owned(),
+                };
+                write!(f, "{KEY}: {} cannot be opened: {error}; {mend}", path.display())
+            }
+            Self::Held(path, patience) => {
+                let (path, patience) = (path.display(), humantime::format_duration(*patience));
+                write!(
+                    f,
+                    "{KEY}: {path} is still held by another process after {patience}; end that, or name another file"
+                )
+            }
+            Self::Damaged(path, why, error) => {
+                let (path, directory) = (path.display(), directory(path).display());
+                write!(
+                    f,
+                    "{KEY}: {path} is damaged ({why}) and cannot be set aside: {error}; let this user write to {directory}"
+                )
+            }
+            Self::Thread(error) => write!(f, "{KEY}: the system gives no thread: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for NoStore {}
+
+impl fmt::Display for NotKept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HandedOver => f.write_str("a successor is taking over; send it again in a moment"),
+            Self::Busy => f.write_str("more tickets wait to be written than the disk takes; send it again in a moment"),
+            Self::Full(why) => write!(f, "the file of own tickets ({KEY}) has no room: {why}"),
+            Self::Failed(why) => write!(f, "the file of own tickets ({KEY}) cannot be written: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for NotKept {}
