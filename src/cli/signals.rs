@@ -11,7 +11,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::succession::{Succession, tell_systemd};
 use crate::app::Running;
 use crate::app::reload::Reload;
-use crate::server::inheritance::Legacy;
 
 /// The signals of one process, caught.
 pub(super) struct Signals {
@@ -43,7 +42,7 @@ impl Signals {
         let succeeded = running.wait_for(async {
             tokio::select! {
                 () = end.next() => false,
-                () = a_successor(&mut succeed, succession, running.legacy()) => true,
+                () = a_successor(&mut succeed, succession, running) => true,
             }
         });
         if succeeded {
@@ -93,10 +92,10 @@ impl End {
 }
 
 /// Ends when there is one. While one is awaited, a signal that ends this process ends that wait, and with it the candidate.
-async fn a_successor(signal: &mut Signal, succession: &Succession, legacy: &Legacy) {
+async fn a_successor(signal: &mut Signal, succession: &Succession, running: &Running) {
     while signal.recv().await.is_some() {
         tracing::info!("a successor is started");
-        match succession.take_place(legacy).await {
+        match succession.take_place(running.legacy(), running.store()).await {
             Ok(()) => return,
             Err(why) => tracing::error!("there is no successor, this process goes on: {why}"),
         }

@@ -1,13 +1,17 @@
 //! A successor (S38): on `SIGUSR2` the program that stands where ours did is started with our arguments and environment and
 //! is handed our listening sockets. When it says that it serves, we finish what we have and end; when it does not, it is
 //! ended and we go on. No connection is refused meanwhile: the sockets, and their queues, are open all the time.
+//!
+//! The file of own tickets has one owner: we let go of it first, and take it back when there is no successor. What we learn from
+//! then on the successor is told on its standard input, until we end.
 
 use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use command_fds::{CommandFdExt as _, FdMapping};
@@ -15,9 +19,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use sd_notify::NotifyState;
 
 use super::say;
+use crate::app::Running;
 use crate::clock::Clock;
 use crate::config::PREDECESSOR_VARIABLE as PREDECESSOR;
 use crate::server::inheritance::{Legacy, NAMES};
+use crate::store::{Store, read_lines};
 
 /// What a successor says on its standard output, where a server says nothing else.
 const READY: &str = "ready";
@@ -65,6 +71,18 @@ pub(super) fn tell_ready() {
     tell_systemd(NotifyState::Ready);
 }
 
+/// Takes as own what a predecessor learns until it ends.
+pub(super) fn listen_to_predecessor(running: &Running) {
+    if !is_successor() {
+        return;
+    }
+    let reload = Arc::clone(running.reload());
+    let listen = move || read_lines(io::stdin().lock(), |record| reload.shared().fills.adopt(record));
+    if let Err(error) = std::thread::Builder::new().name("ticketgate-heir".to_owned()).spawn(listen) {
+        tracing::error!(%error, "own tickets that the predecessor still learns are lost: there is no thread");
+    }
+}
+
 /// Tells systemd, if that is who watches us.
 pub(super) fn tell_systemd(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
@@ -78,21 +96,23 @@ impl Succession {
         Ok(Self { program: std::env::current_exe()?, arguments: std::env::args_os().skip(1).collect() })
     }
 
-    /// Has a successor take over the sockets of `legacy`, and returns when it serves. Dropping
+    /// Has a successor take over the sockets of `legacy` and the file of `store`, and returns when it serves. Dropping
     /// the future before ends it.
-    pub(super) async fn take_place(&self, legacy: &Legacy) -> Result<(), NoSuccessor> {
+    pub(super) async fn take_place(&self, legacy: &Legacy, store: Option<&Arc<Store>>) -> Result<(), NoSuccessor> {
         if std::process::id() == 1 {
             return Err(NoSuccessor::Container);
         }
         let sockets = legacy.copies().map_err(NoSuccessor::NotStarted)?;
+        let lent = Lent::of(store).await;
         let mut candidate = Candidate(Some(self.start(sockets).map_err(NoSuccessor::NotStarted)?));
         let child = candidate.0.as_mut().expect("just started");
-        let (id, says) = (child.id(), child.stdout.take().expect("it is piped"));
+        let (id, says, hears) = (child.id(), child.stdout.take().expect("it is piped"), child.stdin.take());
         let listening = tokio::task::spawn_blocking(move || is_ready(says));
         if !matches!(tokio::time::timeout(READY_WITHIN, listening).await, Ok(Ok(true))) {
             return Err(NoSuccessor::NotReady);
         }
         candidate.0 = None;
+        lent.hand_over(hears.expect("it is piped"));
         tracing::info!(successor = id, "a successor serves");
         tell_systemd(NotifyState::MainPid(id));
         Ok(())
@@ -102,7 +122,7 @@ impl Succession {
     fn start(&self, sockets: Vec<(String, OwnedFd)>) -> io::Result<Child> {
         let names: Vec<&str> = sockets.iter().map(|(name, _)| name.as_str()).collect();
         let mut command = Command::new(&self.program);
-        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.args(&self.arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.env_remove("LISTEN_PID").env_remove("LISTEN_FDS_FIRST_FD");
         command.env("LISTEN_FDS", names.len().to_string()).env(NAMES, names.join(":"));
         command.env(PREDECESSOR, std::process::id().to_string());
@@ -118,6 +138,34 @@ fn is_ready(says: ChildStdout) -> bool {
     let mut line = String::new();
     let _ = BufReader::new(says.take(1024)).read_line(&mut line);
     line.trim_end() == READY
+}
+
+/// The file of own tickets, let go of. Dropped in this state there is no successor, and it is taken back.
+struct Lent(Option<Arc<Store>>);
+
+impl Lent {
+    async fn of(store: Option<&Arc<Store>>) -> Self {
+        let lent = Self(store.cloned());
+        if let Some(store) = store.cloned() {
+            // What is queued is written first, and a disk may be slow.
+            let _ = tokio::task::spawn_blocking(move || store.let_go()).await;
+        }
+        lent
+    }
+
+    fn hand_over(mut self, successor: ChildStdin) {
+        if let Some(store) = self.0.take() {
+            store.hand_over(Box::new(successor));
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(store) = self.0.take() {
+            store.take_back();
+        }
+    }
 }
 
 /// A process that does not serve yet. Dropped in this state it is of no use, and ends.

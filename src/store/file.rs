@@ -422,7 +422,7 @@ mod tests {
         let wanted = wanted(&directory, 1000);
         open(&wanted).write((0..100).map(|number| record(number, Some(60))).collect::<Vec<_>>().iter(), NOW).unwrap();
         let whole = std::fs::read(&wanted.path).unwrap();
-        for at in (0..whole.len()).step_by(whole.len() / 150) {
+        for at in (0..whole.len()).step_by(whole.len() / 60) {
             let mut bytes = whole.clone();
             bytes[at..whole.len().min(at + 8)].iter_mut().for_each(|byte| *byte ^= 0x55);
             std::fs::write(&wanted.path, bytes).unwrap();

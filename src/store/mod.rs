@@ -130,12 +130,12 @@ impl Store {
 
     /// Opens the file again: there is no successor.
     pub fn take_back(&self) {
-        let _ = self.orders.try_send(Order::TakeBack);
+        let _ = self.orders.send(Order::TakeBack);
     }
 
     /// Tells what is learned to `successor` from now on, which reads [lines](read_lines).
     pub fn hand_over(&self, successor: Box<dyn Write + Send>) {
-        let _ = self.orders.try_send(Order::HandOver(successor));
+        let _ = self.orders.send(Order::HandOver(successor));
     }
 
     /// Writes what is queued, lets go of the file and ends the thread; whatever is learned later is lost. Blocks, within a bound.
@@ -219,3 +219,119 @@ impl fmt::Display for NotKept {
 }
 
 impl std::error::Error for NotKept {}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Receiver;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::ticket::Ticket;
+
+    /// A successor that keeps what it is told, or is gone.
+    struct Successor(Option<mpsc::Sender<Vec<u8>>>);
+
+    impl Write for Successor {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let told = self.0.as_ref().ok_or(io::ErrorKind::BrokenPipe)?;
+            told.send(bytes.to_vec()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn record(number: u32) -> Record {
+        Record { ticket: Ticket::from_text(&format!("ticket{number}")).unwrap(), end: None }
+    }
+
+    fn open(directory: &TempDir) -> (Store, Vec<Record>) {
+        let path = directory.path().join("own.redb");
+        let wanted = Wanted { path, most: 1000, patience: Duration::from_secs(20) };
+        Store::open(wanted, Clock::system(), Metrics::new()).unwrap()
+    }
+
+    fn held(directory: &TempDir) -> Vec<Record> {
+        let (store, records) = open(directory);
+        store.close();
+        records
+    }
+
+    fn said(told: &Receiver<Vec<u8>>) -> Vec<u8> {
+        told.recv_timeout(Duration::from_secs(20)).expect("a line in time")
+    }
+
+    #[tokio::test]
+    async fn what_was_said_to_be_kept_is_there_and_so_is_what_was_queued() {
+        let directory = TempDir::new().unwrap();
+        let (store, before) = open(&directory);
+        assert!(before.is_empty());
+        assert_eq!(store.keep(vec![record(0), record(1)]).await, Ok(()));
+        (2..100).for_each(|number| store.remember(record(number)));
+        store.close();
+        assert_eq!(store.keep(vec![record(100)]).await, Err(NotKept::HandedOver));
+        assert_eq!(held(&directory), (0..100).rev().map(record).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn what_is_learned_while_a_candidate_has_the_file_is_written_when_there_is_no_successor() {
+        let directory = TempDir::new().unwrap();
+        let (store, _) = open(&directory);
+        store.remember(record(0));
+        store.let_go();
+        let (candidate, found) = open(&directory);
+        assert_eq!(found, [record(0)], "what was queued is there before the candidate looks");
+        assert_eq!(store.keep(vec![record(1)]).await, Err(NotKept::HandedOver));
+        store.remember(record(2));
+        store.take_back();
+        candidate.close();
+        while store.keep(vec![record(3)]).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        store.close();
+        assert_eq!(held(&directory), [record(3), record(2), record(0)]);
+    }
+
+    #[tokio::test]
+    async fn what_is_learned_from_then_on_a_successor_is_told() {
+        let directory = TempDir::new().unwrap();
+        let (store, _) = open(&directory);
+        store.let_go();
+        store.remember(record(0));
+        let (sender, told) = mpsc::channel();
+        store.hand_over(Box::new(Successor(Some(sender))));
+        assert_eq!(said(&told), record(0).line().as_bytes());
+        store.remember(record(1));
+        assert_eq!(said(&told), record(1).line().as_bytes());
+        assert_eq!(store.keep(vec![record(2)]).await, Err(NotKept::HandedOver));
+        store.close();
+        assert!(held(&directory).is_empty());
+    }
+
+    #[test]
+    fn where_the_successor_has_ended_the_file_is_written_again() {
+        let directory = TempDir::new().unwrap();
+        let (store, _) = open(&directory);
+        store.let_go();
+        store.hand_over(Box::new(Successor(None)));
+        store.remember(record(0));
+        store.close();
+        assert_eq!(held(&directory), [record(0)]);
+    }
+
+    #[test]
+    fn a_candidate_that_still_holds_the_file_at_the_end_is_waited_for() {
+        let directory = TempDir::new().unwrap();
+        let (store, _) = open(&directory);
+        store.let_go();
+        store.remember(record(0));
+        let (candidate, _) = open(&directory);
+        let closing = std::thread::spawn(move || store.close());
+        candidate.close();
+        closing.join().unwrap();
+        assert_eq!(held(&directory), [record(0)]);
+    }
+}

@@ -14,8 +14,8 @@ use tempfile::TempDir;
 use crate::support::client::Connection;
 use crate::support::command::{ON_FREE_PORTS, Server, address, ticketgate};
 use crate::support::load::{Load, Refused};
-use crate::support::origin::{Answer, Origin};
-use crate::support::{PATIENCE, tickets};
+use crate::support::origin::{Answer, Origin, Then};
+use crate::support::{PATIENCE, api, tickets};
 
 /// A process that somebody else started; ended with the test.
 struct Heir(Pid);
@@ -244,4 +244,81 @@ async fn systemd_is_told_who_serves_and_that_the_end_has_begun() {
     server.log_line_saying("drained");
     heir.signal(Signal::TERM);
     assert_eq!(told(), "STOPPING=1", "of the successor: the other has none to say");
+}
+
+/// A server of own tickets alone, whose relay asks `api`.
+fn own_tickets(origin: &Origin, api: &Origin) -> Server {
+    let (mut command, directory) = command(origin);
+    let toml = format!("[relay]\nurl = \"{}\"\n[tickets]\nallow = \"own\"\nstore = \"own.redb\"\n", api.url());
+    std::fs::write(directory.path().join("ticketgate.toml"), toml).unwrap();
+    command.args(["--relay-listen", "127.0.0.1:0"]).env("TICKETGATE_RELAY_PREFETCH", "false");
+    Server::run(command, directory)
+}
+
+/// Always makes the ticket of this number: the n-th call that of number n.
+async fn api() -> Origin {
+    let created = |number: usize, _: &str| {
+        let body = api::created(&tickets::permanent(u32::try_from(number).unwrap()), None);
+        Answer { then: Then::Close, ..api::answer(&body) }
+    };
+    Origin::start(created).await
+}
+
+async fn is_served(public: SocketAddr, ticket: u32) -> bool {
+    let target = tickets::target(&tickets::permanent(ticket));
+    Connection::open(public).await.get(&target, "Connection: close\r\n").await.status == 200
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_tickets_go_to_the_successor_and_so_do_those_that_the_relay_of_the_old_process_still_learns() {
+    let (origin, api) = (Origin::answering(Answer::image()).await, api().await);
+    let mut server = own_tickets(&origin, &api);
+    let listening = server.log_line_saying("listening");
+    let (public, relay) = (address(&listening, "public"), address(&listening, "relay"));
+    let create = || async { Connection::open(relay).await.post("/cgi-bin/qrcode/create", "{}").await.status };
+    assert_eq!(create().await, 200);
+    api.hold();
+    let mut late = Connection::open(relay).await;
+    late.send("POST /cgi-bin/qrcode/create HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}").await;
+    api.has_been_asked(2).await;
+    server.signal(Signal::USR2);
+    assert_eq!(server.log_line_saying("own tickets were read")["tickets"], 1);
+    let heir = Heir::of(&server.log_line_saying("a successor serves"));
+    assert!(is_served(public, 0).await && !is_served(public, 1).await);
+    api.release();
+    assert_eq!(late.response().await.unwrap().status, 200);
+    server.log_line_saying("drained");
+    while !is_served(public, 1).await {
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+    }
+    assert_eq!(create().await, 200);
+    assert!(is_served(public, 2).await);
+
+    heir.signal(Signal::USR2);
+    assert_eq!(server.log_line_saying("own tickets were read")["tickets"], 3, "all of them are in the file");
+    let heir = Heir::of(&server.log_line_saying("a successor serves"));
+    heir.signal(Signal::TERM);
+    server.log_line_saying("drained");
+    server.log_line_saying("drained");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_of_no_use_costs_no_own_ticket() {
+    let (origin, api) = (Origin::answering(Answer::image()).await, api().await);
+    let mut server = own_tickets(&origin, &api);
+    let listening = server.log_line_saying("listening");
+    let (public, relay) = (address(&listening, "public"), address(&listening, "relay"));
+    let file = server.directory().join("ticketgate.toml");
+    let good = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{good}[cache]\nmemroy = \"1GiB\"\n")).unwrap();
+    server.signal(Signal::USR2);
+    server.text_until("there is no successor, this process goes on");
+    assert_eq!(Connection::open(relay).await.post("/cgi-bin/qrcode/create", "{}").await.status, 200);
+    assert!(is_served(public, 0).await);
+    std::fs::write(&file, good).unwrap();
+    server.signal(Signal::USR2);
+    assert_eq!(server.log_line_saying("own tickets were read")["tickets"], 1);
+    let heir = Heir::of(&server.log_line_saying("a successor serves"));
+    assert!(is_served(public, 0).await);
+    heir.signal(Signal::TERM);
 }
