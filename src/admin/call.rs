@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 
 use super::answer::{Answer, text};
+use super::register::BadRegistration;
 use crate::body::whole::{self, NotWhole};
 use crate::ticket::{BadTicket, Ticket};
 
@@ -27,6 +28,8 @@ pub enum BadCall {
     Json(serde_json::Error),
     /// One of its tickets is none; its place, from 0, where there are several.
     Ticket(Option<usize>, BadTicket),
+    /// One of what is to be registered cannot be; its place, from 0, in a list.
+    Registration(Option<usize>, BadRegistration),
     /// What it says makes no sense.
     Senseless(&'static str),
 }
@@ -48,9 +51,11 @@ impl BadCall {
         match self {
             Self::NotWhole(NotWhole::TooLong) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotWhole(NotWhole::Overdue) => StatusCode::REQUEST_TIMEOUT,
-            Self::NotWhole(NotWhole::Broken) | Self::Json(_) | Self::Ticket(..) | Self::Senseless(_) => {
-                StatusCode::BAD_REQUEST
-            }
+            Self::NotWhole(NotWhole::Broken)
+            | Self::Json(_)
+            | Self::Ticket(..)
+            | Self::Registration(..)
+            | Self::Senseless(_) => StatusCode::BAD_REQUEST,
         }
     }
 
@@ -71,6 +76,8 @@ impl fmt::Display for BadCall {
             Self::Json(error) => write!(f, "not the JSON that is expected here: {error}"),
             Self::Ticket(Some(place), bad) => write!(f, "tickets[{place}]: {bad}"),
             Self::Ticket(None, bad) => bad.fmt(f),
+            Self::Registration(Some(place), bad) => write!(f, "[{place}]: {bad}"),
+            Self::Registration(None, bad) => bad.fmt(f),
             Self::Senseless(why) => f.write_str(why),
         }
     }

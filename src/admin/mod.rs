@@ -7,6 +7,7 @@ pub mod config;
 pub mod guard;
 mod inspect;
 mod purge;
+mod register;
 pub mod token;
 mod warm;
 
@@ -18,6 +19,7 @@ use answer::{Answer, OPEN_METRICS, json, not_allowed, page, refused, text};
 pub use config::Config;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
+pub use register::{BadRegistration, lifetime, registration};
 use serde_json::{Value, json};
 
 use crate::metrics::{Metrics, Reading};
@@ -29,8 +31,7 @@ use crate::server::small::{self, Answers, Room};
 const ROOM: Room = Room { all: 64, per_address: 16 };
 
 /// What is told to whoever asks for something else.
-const CALLS: &str =
-    "there are GET /healthz, /readyz, /metrics, /config, /inspect?ticket=…, and POST /reload, /purge, /warm\n";
+const CALLS: &str = "there are GET /healthz, /readyz, /metrics, /config, /inspect?ticket=…, and POST /reload, /tickets, /purge, /warm\n";
 
 /// What the operator can ask of a running server.
 pub trait Operated: Send + Sync + 'static {
@@ -91,13 +92,14 @@ impl<T: Operated> Admin<T> {
         let is_change = request.method() == Method::POST;
         match request.uri().path() {
             "/healthz" | "/readyz" | "/metrics" | "/config" | "/inspect" if !is_look => not_allowed("GET, HEAD"),
-            "/reload" | "/purge" | "/warm" if !is_change => not_allowed("POST"),
+            "/reload" | "/tickets" | "/purge" | "/warm" if !is_change => not_allowed("POST"),
             "/readyz" if self.drain.is_announced() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             "/healthz" | "/readyz" => text(StatusCode::OK, "ok\n"),
             "/metrics" => page(StatusCode::OK, OPEN_METRICS, self.metrics.exposition(self.server.reading())),
             "/config" => json(StatusCode::OK, &self.server.shown()),
             "/inspect" => inspect::inspect(&self.server.shared(), request.uri().query()),
             "/reload" => self.reload().await,
+            "/tickets" => register::register(self.server.shared(), &self.metrics, request).await,
             "/purge" => purge::purge(&self.server.shared().fills, request).await,
             "/warm" => warm::warm(self.server.shared(), request).await,
             _ => text(StatusCode::NOT_FOUND, CALLS),

@@ -5,6 +5,8 @@ mod check;
 mod demo;
 mod health;
 mod inspect;
+mod operator;
+mod register;
 mod serve;
 mod signals;
 mod succession;
@@ -30,6 +32,7 @@ Examples:
   ticketgate check                                    is the configuration valid?
   ticketgate inspect TICKET                           what does a ticket say?
   ticketgate health                                   is the server that runs here ready?
+  ticketgate register tickets.txt                     make tickets the own ones of the server that runs here
 
 Then let pages write <img src=\"/cgi-bin/showqrcode?ticket=TICKET\">.
 
@@ -65,6 +68,9 @@ enum Command {
     /// Asks a running server whether it is ready: one line and an exit code, for probes.
     #[command(after_help = health::EXAMPLES)]
     Health(health::Health),
+    /// Makes tickets that were minted before a running server's own: it serves them when it serves no others.
+    #[command(after_help = register::EXAMPLES)]
+    Register(register::Register),
 }
 
 /// Where the configuration comes from.
@@ -149,6 +155,7 @@ pub fn run(
             ExitCode::from(BAD_USAGE)
         }
         Command::Health(health) => health.run(options, environment),
+        Command::Register(register) => register.run(options, environment),
         Command::Demo(show) => show.run(),
         Command::Inspect(inspect) => inspect.run(),
     }

@@ -328,7 +328,7 @@ fn inspect_tells_people_and_programs() {
 #[test]
 fn help_shows_an_example_for_each_command() {
     assert!(text(&output(&["--help"]).stdout).contains("ticketgate --app http://127.0.0.1:3000"));
-    for command in ["serve", "demo", "check", "inspect", "health"] {
+    for command in ["serve", "demo", "check", "inspect", "health", "register"] {
         let help = output(&[command, "--help"]);
         assert!(text(&help.stdout).contains("Example"), "{command}");
         assert_eq!(help.status.code(), Some(0));
