@@ -2,10 +2,12 @@
 //! module that knows redb. Blocks; takes the time as an argument, but for waiting.
 
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use redb::backends::FileBackend;
 use redb::{
     Builder, CommitError, Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata,
     StorageError, TableDefinition, TableError, TransactionError,
@@ -102,7 +104,7 @@ impl File {
             let mut builder = Builder::new();
             // Slow for large files, and the only way to know that what is read was written: a million tickets take seconds.
             builder.set_cache_size(LIBRARY_CACHE).set_check_integrity_on_open(true);
-            let database = builder.create(path)?;
+            let database = builder.create_with_backend(FileBackend::new(file(path)?)?)?;
             let write = database.begin_write()?;
             let newest = {
                 write.open_table(TICKETS)?;
@@ -218,6 +220,12 @@ impl File {
     }
 }
 
+/// The file as it stands, or a new one for this user alone: whoever holds a ticket can show its code.
+fn file(path: &Path) -> Result<std::fs::File, Failure> {
+    let mut options = std::fs::OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(Failure::Io)
+}
+
 /// The library promises no panics for files that were checked; if it does panic, the file is damaged.
 fn guarded<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     let panicked = |_| Err(Failure::Damaged("reading it panicked".to_owned()));
@@ -231,7 +239,7 @@ fn next(rank: u64, now: Wall) -> u64 {
 }
 
 fn record(key: &[u8], stated: i64, wall: i64) -> Option<Record> {
-    let ticket = Ticket::from_canonical(std::str::from_utf8(key).ok()?)?;
+    let ticket = Ticket::from_canonical(std::str::from_utf8(key).ok()?).ok()?;
     Some(Record { ticket, end: end(stated, wall) })
 }
 
@@ -330,6 +338,8 @@ impl From<CommitError> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use tempfile::TempDir;
 
     use super::*;
@@ -440,6 +450,10 @@ mod tests {
         let wanted = wanted(&directory, 10);
         std::fs::write(&wanted.path, "").unwrap();
         assert_eq!((held(&wanted, NOW).len(), aside(&directory)), (0, 0));
+        std::fs::remove_file(&wanted.path).unwrap();
+        open(&wanted);
+        let mode = std::fs::metadata(&wanted.path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "nobody else reads it");
         let lost = Wanted { path: directory.path().join("no/own.redb"), ..wanted.clone() };
         let told = File::open(&lost, NOW).err().unwrap().to_string();
         assert!(told.contains("tickets.store") && told.contains("create the directory"), "{told}");

@@ -227,6 +227,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::moment::Wall;
     use crate::ticket::Ticket;
 
     /// A successor that keeps what it is told, or is gone.
@@ -251,7 +252,7 @@ mod tests {
     fn open(directory: &TempDir) -> (Store, Vec<Record>) {
         let path = directory.path().join("own.redb");
         let wanted = Wanted { path, most: 1000, patience: Duration::from_secs(20) };
-        Store::open(wanted, Clock::system(), Metrics::new()).unwrap()
+        Store::open(wanted, Clock::system(), Metrics::new(Wall::from_unix(0))).unwrap()
     }
 
     fn held(directory: &TempDir) -> Vec<Record> {

@@ -53,7 +53,7 @@ impl Record {
         let Line { ticket, stated, wall } = serde_json::from_slice(line).ok()?;
         let of = |millis: Option<i64>| millis.map(Wall::from_unix_millis);
         let end = of(stated).zip(of(wall)).map(|(stated, wall)| End { stated, wall });
-        Some(Self { ticket: Ticket::from_canonical(&ticket)?, end })
+        Some(Self { ticket: Ticket::from_canonical(&ticket).ok()?, end })
     }
 }
 

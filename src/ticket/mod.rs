@@ -79,10 +79,9 @@ impl Ticket {
         Ok(Self { canonical: Arc::from(canonical), repairs })
     }
 
-    /// Reads a canonical text that was written down; `None` when it is none.
-    pub fn from_canonical(text: &str) -> Option<Self> {
-        let encoded = utf8_percent_encode(text, ESCAPED).to_string();
-        Self::from_text(&encoded).ok().filter(|ticket| ticket.canonical() == text)
+    /// Reads a canonical text that was written down: by another version, perhaps, whose canonical form differs.
+    pub fn from_canonical(text: &str) -> Result<Self, BadTicket> {
+        Self::from_text(&utf8_percent_encode(text, ESCAPED).to_string())
     }
 
     /// Finds it in what people paste: a URL, a query, else the text itself, mangled or not. No ticket contains a `?` or a `&`.
