@@ -17,6 +17,7 @@ mod forward;
 mod framing;
 mod health;
 mod limits;
+mod log;
 mod metrics;
 mod operator;
 mod origin_request;
