@@ -11,8 +11,15 @@ use ticketgate::fault::Faults;
 use crate::support::origin::{Answer, Origin};
 use crate::support::proxy::Proxy;
 
-const FILES: [&str; 6] =
-    ["Dockerfile", "ticketgate.toml", "ticketgate.service", "kubernetes.yaml", "nginx.conf", "Caddyfile"];
+const FILES: [&str; 7] = [
+    "Dockerfile",
+    "ticketgate.toml",
+    "ticketgate.service",
+    "kubernetes.yaml",
+    "nginx.conf",
+    "Caddyfile",
+    "alerts.yaml",
+];
 
 /// What the process needs beside the images.
 const BESIDE_THE_CACHE: u64 = 128 << 20;

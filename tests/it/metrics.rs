@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use openmetrics_parser::openmetrics::parse_openmetrics;
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt as _;
 
@@ -192,6 +193,69 @@ async fn whoever_joins_a_fill_is_counted_and_a_refresh_in_the_background_is_not(
     }
     assert_eq!(joined().await, Some(2), "nobody waits for it");
     origin.release();
+}
+
+/// The names that `text` speaks of.
+fn names(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("ticketgate_") || word.starts_with("process_")).map(str::to_owned).collect()
+}
+
+/// Every name under which a scraper stores what is told.
+fn series() -> BTreeSet<String> {
+    let of = |(name, (kind, _)): (String, (String, _))| match kind.as_str() {
+        "histogram" => ["_bucket", "_count", "_sum"].map(|suffix| format!("{name}{suffix}")).to_vec(),
+        _ => vec![name],
+    };
+    documented().into_iter().flat_map(of).collect()
+}
+
+#[test]
+fn the_dashboard_and_the_alerts_ask_for_names_and_words_that_there_are() {
+    let (dashboard, alerts) = (read("deploy/grafana-dashboard.json"), read("deploy/alerts.yaml"));
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let expressions = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let mut expressions: Vec<&str> = expressions.map(|target| target["expr"].as_str().unwrap()).collect();
+    assert!(expressions.len() > 20);
+    expressions.push(&alerts);
+    let (series, words) = (series(), read("docs/metrics.md"));
+    for text in expressions {
+        let unknown: Vec<_> = names(text).difference(&series).cloned().collect();
+        assert!(unknown.is_empty(), "{unknown:?} in {text}");
+        let matched = text.split("~\"").skip(1).filter_map(|rest| rest.split('"').next());
+        for word in matched.flat_map(|value| value.split('|')).filter(|word| !word.starts_with('$')) {
+            assert!(words.contains(&format!("`{word}`")), "{word} in {text}");
+        }
+    }
+}
+
+#[test]
+fn the_panels_of_the_dashboard_lie_side_by_side() {
+    let dashboard: Value = serde_json::from_str(&read("deploy/grafana-dashboard.json")).unwrap();
+    let (mut taken, mut ids) = (BTreeSet::new(), BTreeSet::new());
+    for panel in dashboard["panels"].as_array().unwrap() {
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{} is one", panel["id"]);
+        let at = |key: &str| panel["gridPos"][key].as_u64().unwrap();
+        assert!(at("x") + at("w") <= 24, "{}", panel["title"]);
+        let cells = (at("x")..at("x") + at("w")).flat_map(|x| (at("y")..at("y") + at("h")).map(move |y| (x, y)));
+        assert!(cells.into_iter().all(|cell| taken.insert(cell)), "{} covers another", panel["title"]);
+    }
+}
+
+#[test]
+#[ignore = "needs promtool"]
+fn promtool_accepts_the_alerts_and_they_fire_when_they_should() {
+    let directory = TempDir::new().unwrap();
+    for (from, to) in [("deploy/alerts.yaml", "alerts.yaml"), ("tests/data/alerts.yaml", "test.yaml")] {
+        std::fs::write(directory.path().join(to), read(from)).unwrap();
+    }
+    for arguments in
+        [&["check", "rules", "--lint=all", "--lint-fatal", "alerts.yaml"][..], &["test", "rules", "test.yaml"]]
+    {
+        let output = Command::new("promtool").args(arguments).current_dir(directory.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    }
 }
 
 /// promtool reads the text format that was before OpenMetrics, where a counter's type stands by its whole name.
