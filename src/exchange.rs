@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 
 use crate::body::Body;
@@ -20,12 +20,13 @@ use crate::log::Control;
 use crate::log::access::{self, Line};
 use crate::metrics::{Metrics, Source, Tally};
 use crate::moment::Tick;
+use crate::otel::{Step, Tracer};
 use crate::peer::Peer;
 use crate::proxy::Proxy;
 use crate::reply::Answered;
 use crate::route::{Kind, to_https};
 use crate::ticket::Ticket;
-use crate::trace::Context;
+use crate::trace::{Context, TRACE_PARENT, TRACE_STATE};
 
 /// Connects an answer with its log line.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -50,16 +51,17 @@ pub struct Records {
     metrics: Arc<Metrics>,
     clock: Clock,
     log: Control,
+    tracer: Option<Arc<Tracer>>,
     id_seed: RandomState,
     id_count: AtomicU64,
     warned_of_forwarding: AtomicBool,
 }
 
 impl Records {
-    /// Records in `metrics` and in `log`.
-    pub fn new(metrics: Arc<Metrics>, clock: Clock, log: Control) -> Arc<Self> {
+    /// Records in `metrics` and in `log`, and with `tracer` if there is one.
+    pub fn new(metrics: Arc<Metrics>, clock: Clock, log: Control, tracer: Option<Arc<Tracer>>) -> Arc<Self> {
         let (id_count, warned_of_forwarding) = (AtomicU64::new(0), AtomicBool::new(false));
-        Arc::new(Self { metrics, clock, log, id_seed: RandomState::new(), id_count, warned_of_forwarding })
+        Arc::new(Self { metrics, clock, log, tracer, id_seed: RandomState::new(), id_count, warned_of_forwarding })
     }
 
     /// The client's own id when it is one, else a new one.
@@ -69,6 +71,17 @@ impl Records {
         }
         let id = self.id_seed.hash_one(self.id_count.fetch_add(1, Ordering::Relaxed));
         HeaderValue::try_from(format!("{id:016x}")).expect("hex digits are visible ASCII")
+    }
+
+    /// Whose trace a request with `headers` belongs to, and its own step in it; whoever is asked next hears of that one.
+    fn trace(&self, headers: &mut HeaderMap) -> (Option<Context>, Option<Step>) {
+        let came = Context::of(headers);
+        let Some(step) = self.tracer.as_ref().and_then(|tracer| tracer.begin(came)) else { return (came, None) };
+        headers.insert(TRACE_PARENT, step.onward().field());
+        if came.is_none() {
+            headers.remove(TRACE_STATE);
+        }
+        (Some(step.context()), Some(step))
     }
 
     fn count(&self, answered: &Answered) {
@@ -81,6 +94,18 @@ impl Records {
         }
         if let Some(ticket) = &answered.ticket {
             self.metrics.repaired(ticket.repairs());
+        }
+    }
+
+    /// Whether anybody wants the line of a request that is traced by `step`.
+    fn wants_line(step: Option<Step>) -> bool {
+        step.is_some() || access::is_wanted()
+    }
+
+    fn write(&self, line: &Line<'_>, step: Option<Step>) {
+        line.write();
+        if let (Some(tracer), Some(step)) = (&self.tracer, step) {
+            tracer.end(step, line);
         }
     }
 
@@ -111,6 +136,7 @@ struct Pending<'a> {
     path: &'a str,
     id: &'a HeaderValue,
     trace: Option<Context>,
+    step: Option<Step>,
     peer: Peer,
     began: Tick,
 }
@@ -133,7 +159,7 @@ impl Pending<'_> {
         }
         let bytes = answered.response.body().size_hint().lower();
         this.tally.sent(answered.source, bytes);
-        if access::is_wanted() {
+        if Records::wants_line(this.step) {
             this.write_line(&answered, took, Some(bytes));
         }
         answered.response
@@ -154,7 +180,7 @@ impl Pending<'_> {
             took: Some(took),
             ..self.line()
         };
-        line.write();
+        self.records.write(&line, self.step);
     }
 
     fn line(&self) -> Line<'_> {
@@ -170,10 +196,10 @@ impl Pending<'_> {
 
     /// The app's answer: its line is written when the last of it was sent, or its client is gone. A tunnel's is written now.
     fn streams(&self, mut answered: Answered, app_took: Duration) -> Response<Body> {
-        let Self { records, tally, method, path, id, trace, began, .. } = self;
+        let Self { records, tally, method, path, id, trace, step, began, .. } = self;
         let Answered { kind, client, .. } = answered;
         let status = answered.response.status();
-        let line = access::is_wanted().then(|| {
+        let line = Records::wants_line(self.step).then(|| {
             let (method, path) = ((*method).clone(), access::shortened(path).to_owned());
             Late {
                 records: Arc::clone(records),
@@ -181,6 +207,7 @@ impl Pending<'_> {
                 path,
                 id: (*id).clone(),
                 trace: *trace,
+                step: *step,
                 began: *began,
                 kind,
                 client,
@@ -200,9 +227,9 @@ impl Pending<'_> {
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         self.records.metrics.abandoned.inc();
-        if access::is_wanted() {
+        if Records::wants_line(self.step) {
             let (client, took) = (self.records.log.client(self.peer.ip()), Some(self.took()));
-            Line { status: CLIENT_GONE, client, took, ..self.line() }.write();
+            self.records.write(&Line { status: CLIENT_GONE, client, took, ..self.line() }, self.step);
         }
     }
 }
@@ -222,6 +249,7 @@ struct Late {
     path: String,
     id: HeaderValue,
     trace: Option<Context>,
+    step: Option<Step>,
     began: Tick,
     kind: Kind,
     client: Option<Client>,
@@ -262,7 +290,7 @@ impl Late {
             trace: self.trace.as_ref().map(|trace| trace as _),
             ..Line::default()
         };
-        line.write();
+        self.records.write(&line, self.step);
     }
 }
 
@@ -326,8 +354,8 @@ impl Exchanges {
         let id = records.request_id(request.headers().get(REQUEST_ID));
         request.headers_mut().insert(REQUEST_ID, id.clone());
         records.note_ignored_forwarding(proxy, peer, &request);
-        let trace = Context::of(request.headers());
-        let pending = Pending { records, tally, method: &method, path: uri.path(), id: &id, trace, peer, began };
+        let (trace, step) = records.trace(request.headers_mut());
+        let pending = Pending { records, tally, method: &method, path: uri.path(), id: &id, trace, step, peer, began };
         let mut answered = answer(request).await;
         // An app that has its own names its answer itself.
         answered.response.headers_mut().entry(REQUEST_ID).or_insert_with(|| id.clone());

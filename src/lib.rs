@@ -16,7 +16,7 @@
 //! | [`relay`] | the app's own calls of WeChat, from which tickets are learned |
 //!
 //! Around it: [`app`] puts the parts together, [`config`] reads what they need, [`admin`] lets an operator look,
-//! [`mod@log`] and [`metrics`] tell, [`demo`] plays WeChat and [`cli`] reads the command line. [`moment`] and [`clock`] are
+//! [`mod@log`], [`metrics`] and [`otel`] tell, [`demo`] plays WeChat and [`cli`] reads the command line. [`moment`] and [`clock`] are
 //! the time, [`peer`] is who speaks to us, `forwarded` reads what proxies say of each other, [`via`] is our own hop, [`trace`]
 //! whose trace a request belongs to, [`fault`] is trouble on purpose.
 //!
@@ -41,6 +41,11 @@ pub mod log;
 pub mod metrics;
 pub mod moment;
 pub mod origin;
+#[cfg(feature = "otel")]
+pub mod otel;
+#[cfg(not(feature = "otel"))]
+#[path = "otel/off.rs"]
+pub mod otel;
 mod outbound;
 pub mod peer;
 pub mod proxy;

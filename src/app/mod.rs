@@ -28,6 +28,7 @@ use crate::fault::Faults;
 use crate::forward::Forward;
 use crate::log::{Control, START};
 use crate::metrics::Metrics;
+use crate::otel::Tracer;
 use crate::outbound::BadCaFile;
 use crate::proxy::{Proxy, Shared};
 use crate::relay::{self, Books, Current};
@@ -182,7 +183,10 @@ impl App {
         let server = &self.config.server;
         let drain = Drain::new(Times { delay: server.drain_delay, whole: server.drain });
         let Surroundings { clock, log, .. } = self.ground.around.clone();
-        let records = Records::new(Arc::clone(&self.ground.metrics), clock, log);
+        let metrics = Arc::clone(&self.ground.metrics);
+        let tracer = Tracer::start(&self.config.trace, self.background.handle(), &clock, &metrics);
+        let tracer = tracer.map_err(StartError::CaFile)?;
+        let records = Records::new(metrics, clock, log, tracer.clone());
         let services = self.services(&drain, &records)?;
         let (workers, threads) = Workers::start(&services).map_err(StartError::System)?;
         let trust = self.shared.trust.clone();
@@ -233,7 +237,7 @@ impl App {
         warn(addresses, &reload.in_force.load());
         announce(addresses);
         let (background, store) = (Some(background), reload.ground.store.clone());
-        Ok(Running { addresses, drain, threads, relaying, legacy, reload, metrics, background, store })
+        Ok(Running { addresses, drain, threads, relaying, legacy, reload, metrics, tracer, background, store })
     }
 
     fn services(&self, drain: &Drain, records: &Arc<Records>) -> Result<Vec<Service>, StartError> {

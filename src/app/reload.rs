@@ -26,8 +26,8 @@ use crate::server::tls::certificate::BadCertificate;
 use crate::server::tls::renewal::Renewal;
 use crate::server::workers::Service;
 
-/// Sockets, the size of the cache, the file of own tickets and the look of the log are made once.
-const NEEDS_RESTART: [&str; 9] = [
+/// Sockets, the size of the cache, the file of own tickets, the look of the log and the way to a collector are made once.
+const NEEDS_RESTART: [&str; 11] = [
     "admin.listen",
     "cache.memory",
     "listen",
@@ -37,6 +37,8 @@ const NEEDS_RESTART: [&str; 9] = [
     "tickets.store",
     "tls.listen",
     "tls.redirect",
+    "trace.endpoint",
+    "trace.sample",
 ];
 
 /// Keys that mean nothing to a server that was started without TLS.
@@ -213,6 +215,7 @@ fn keep_what_needs_a_restart(config: &mut Config, was: &Config) {
     (config.cache.memory, config.tickets.max_own) = (was.cache.memory, was.tickets.max_own);
     config.tickets.store.clone_from(&was.tickets.store);
     config.log.format = was.log.format;
+    config.trace = was.trace.clone();
 }
 
 impl fmt::Display for NotReloaded {
@@ -245,6 +248,7 @@ mod tests {
         changed.relay.listen = address;
         (changed.tickets.max_own, changed.tickets.store) = (1, Some("own.redb".into()));
         changed.log.format = crate::log::Format::Human;
+        (changed.trace.endpoint, changed.trace.sample) = (Some(http::Uri::from_static("http://c.example")), 0.5);
         let mut keys = [&NEEDS_RESTART[..], &NEEDS_TLS].concat();
         keys.sort_unstable();
         assert_eq!(Config::default().differences(&changed), keys);

@@ -10,6 +10,7 @@ use super::Addresses;
 use super::reload::Reload;
 use crate::admin::Operated as _;
 use crate::metrics::{Metrics, Reading};
+use crate::otel::Tracer;
 use crate::server::drain::Drain;
 use crate::server::inheritance::Legacy;
 use crate::server::workers::Worker;
@@ -24,6 +25,7 @@ pub struct Running {
     pub(super) legacy: Arc<Legacy>,
     pub(super) reload: Arc<Reload>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) tracer: Option<Arc<Tracer>>,
     pub(super) background: Option<Runtime>,
     pub(super) store: Option<Arc<Store>>,
 }
@@ -111,6 +113,9 @@ impl Running {
         let cut = cut + relaying.map_or(0, |ended| ended.map_or(1, |cut| cut.unwrap_or(0)));
         // Nobody learns any more.
         self.close_store();
+        if let Some(tracer) = self.tracer.take() {
+            self.wait_for(tracer.flush());
+        }
         if cut == 0 { Ending::Clean } else { Ending::Cut(cut) }
     }
 

@@ -8,7 +8,7 @@ use tracing::Level;
 use super::Config;
 use super::kind::{
     address_or_off, api_host, api_hosts, app_url, boolean, budget, choice, count, duration, file, hosts, optional_path,
-    origin_url, pass_headers, paths, size, token, token_file, trusted, web_origins,
+    origin_url, pass_headers, paths, share, size, token, token_file, trace_endpoint, trusted, web_origins,
 };
 use super::settings::Settings;
 use crate::limit::{ClientHeader, TellBudget};
@@ -43,6 +43,8 @@ pub(super) fn read(from: &mut Settings, config: &mut Config) {
     admin(from, config);
     relay(from, config);
     log(from, config);
+    from.set(&mut config.trace.endpoint, "trace.endpoint", trace_endpoint);
+    from.set(&mut config.trace.sample, "trace.sample", share);
 }
 
 fn listener(from: &mut Settings, config: &mut Config) {

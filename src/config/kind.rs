@@ -234,6 +234,26 @@ pub(super) fn origin_url(value: &Value) -> Result<Uri, Wrong> {
     url(value).filter(is_base).ok_or_else(|| wrong("is no URL of an origin", VALID))
 }
 
+/// Where a collector takes traces; `""` is nowhere.
+pub(super) fn trace_endpoint(value: &Value) -> Result<Option<Uri>, Wrong> {
+    const VALID: &str = "\"\", or where a collector takes OTLP over HTTP, such as \"http://127.0.0.1:4318\"";
+    if value.as_text() == Some("") {
+        return Ok(None);
+    }
+    if !cfg!(feature = "otel") {
+        let valid = "\"\"; build it with `cargo build --release --features otel` to send traces";
+        return Err(wrong("needs the feature otel, which this ticketgate was built without", valid));
+    }
+    let is_base = |uri: &Uri| matches!(uri.scheme_str(), Some("http" | "https")) && uri.query().is_none();
+    url(value).filter(is_base).map(Some).ok_or_else(|| wrong("is no URL of a collector", VALID))
+}
+
+/// A share of a whole.
+pub(super) fn share(value: &Value) -> Result<f64, Wrong> {
+    let share = value.as_number().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| wrong("is no share", "a number from 0 to 1"))
+}
+
 /// A host of WeChat's API.
 pub(super) fn api_host(value: &Value) -> Result<Host, Wrong> {
     host(value).ok_or_else(|| wrong("is no host of the API", API_HOST))

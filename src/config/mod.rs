@@ -46,6 +46,8 @@ pub struct Config {
     pub relay: crate::relay::Config,
     /// What is logged.
     pub log: crate::log::Config,
+    /// Where traces go.
+    pub trace: crate::trace::Config,
 }
 
 /// Every key and its value, as a file would give it.

@@ -221,8 +221,8 @@ impl Settings {
 }
 
 /// The sections of the file. A table below one of them is a value.
-const SECTIONS: [&str; 11] =
-    ["origin", "forward", "cache", "tickets", "limits", "timeouts", "cors", "tls", "admin", "relay", "log"];
+const SECTIONS: [&str; 12] =
+    ["origin", "forward", "cache", "tickets", "limits", "timeouts", "cors", "tls", "admin", "relay", "log", "trace"];
 
 fn is_section(key: &str) -> bool {
     SECTIONS.contains(&key)

@@ -46,6 +46,13 @@ impl Show for u64 {
     }
 }
 
+/// A share.
+impl Show for f64 {
+    fn show(&self) -> Value {
+        json!(self)
+    }
+}
+
 impl Show for Duration {
     fn show(&self) -> Value {
         json!(humantime::format_duration(*self).to_string())

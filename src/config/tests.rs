@@ -126,6 +126,9 @@ format = "json"
 access = false
 client = "off"
 level = "debug"
+
+[trace]
+sample = 0.25
 "#;
 
 #[test]
@@ -176,11 +179,24 @@ fn no_key_is_forgotten_in_the_file_above() {
     let (_directory, sources) = sources(EVERYTHING, &[], &[]);
     let mut settings = Settings::open(sources);
     keys::read(&mut settings, &mut Config::default());
-    // Files that must exist are tried elsewhere, and what needs them.
-    assert_eq!(
-        settings.untouched(),
-        ["admin.token_file", "forward.ca_file", "origin.ca_file", "tls.cert", "tls.key", "tls.listen", "tls.redirect"]
-    );
+    // Files that must exist are tried elsewhere, what needs them, and what needs a feature.
+    let tls = ["tls.cert", "tls.key", "tls.listen", "tls.redirect"];
+    let files = ["admin.token_file", "forward.ca_file", "origin.ca_file"];
+    assert_eq!(settings.untouched(), [&files[..], &tls, &["trace.endpoint"]].concat());
+}
+
+#[test]
+fn a_collector_needs_the_feature_otel_and_a_build_without_says_so() {
+    let toml = "[trace]\nendpoint = \"http://127.0.0.1:4318\"\n";
+    if cfg!(feature = "otel") {
+        assert_eq!(loaded(toml, &[], &[]).trace.endpoint, Some("http://127.0.0.1:4318".parse().unwrap()));
+    } else {
+        let told = mistakes(toml);
+        assert!(
+            told.len() == 1 && told[0].contains("built without") && told[0].contains("--features otel"),
+            "{told:?}"
+        );
+    }
 }
 
 #[test]
@@ -482,6 +498,8 @@ fn values_out_of_range_or_of_another_kind_are_refused() {
         "[log]\nlevel = \"loud\"",
         "[log]\naccess = \"yes\"",
         "[log]\nclient = \"some\"",
+        "[trace]\nsample = 2",
+        "[trace]\nendpoint = \"nowhere\"",
     ];
     for toml in bad {
         let told = mistakes(toml);

@@ -39,7 +39,12 @@ const CLASSES: usize = 5;
 const CLASS_LABELS: [&str; CLASSES] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 /// What was chosen when this was built.
-const FEATURES: &str = if cfg!(feature = "mimalloc") { "mimalloc" } else { "" };
+const FEATURES: &str = match (cfg!(feature = "mimalloc"), cfg!(feature = "otel")) {
+    (true, true) => "mimalloc,otel",
+    (true, false) => "mimalloc",
+    (false, true) => "otel",
+    (false, false) => "",
+};
 
 /// Everything that is counted.
 #[derive(Debug)]
@@ -88,8 +93,21 @@ pub struct Metrics {
     pub store_dropped: Counter,
     /// Forwarding headers from a loopback or private peer that is not trusted.
     pub untrusted_forwarding: Counter,
+    spans: Family<FateLabels, Counter>,
+    spans_by: [Counter; Fate::ALL.len()],
     tallies: Tallies,
     gauges: Gauges,
+}
+
+/// What became of a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// The collector took it.
+    Sent,
+    /// The queue was full.
+    Dropped,
+    /// The collector did not take it.
+    Lost,
 }
 
 /// Sums for a view of the whole.
@@ -136,6 +154,24 @@ struct StoreLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FateLabels {
+    fate: &'static str,
+}
+
+impl Fate {
+    /// Every fate, in the order of the discriminants.
+    pub const ALL: [Self; 3] = [Self::Sent, Self::Dropped, Self::Lost];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Dropped => "dropped",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FileLabels {
     file: &'static str,
 }
@@ -146,6 +182,8 @@ impl Metrics {
         let (refusals, repairs, evictions) = (Family::default(), Family::default(), Family::default());
         let refusal = |budget: BudgetName| refusals.get_or_create_owned(&BudgetLabels { budget: budget.name() });
         let repair = |repair: Repair| repairs.get_or_create_owned(&RepairLabels { kind: repair.name() });
+        let spans = Family::default();
+        let fate = |fate: Fate| spans.get_or_create_owned(&FateLabels { fate: fate.name() });
         let eviction = |store: Store| evictions.get_or_create_owned(&StoreLabels { store: store.name() });
         let metrics = Self {
             registry: Mutex::default(),
@@ -179,6 +217,8 @@ impl Metrics {
             malformed: Counter::default(),
             abandoned: Counter::default(),
             untrusted_forwarding: Counter::default(),
+            spans_by: Fate::ALL.map(fate),
+            spans,
             tallies: Tallies::default(),
             gauges: Gauges::default(),
         };
@@ -194,6 +234,7 @@ impl Metrics {
         self.register_relay(registry);
         self.register_connections(registry);
         self.gauges.register(registry);
+        registry.register("trace_spans", "Spans for the collector of traces", self.spans.clone());
         registry.register_collector(Box::new(self.tallies.clone()));
         let build = [("version", env!("CARGO_PKG_VERSION")), ("features", FEATURES)];
         registry.register("build", "What is running", Info::new(build.to_vec()));
@@ -312,6 +353,16 @@ impl Metrics {
     /// How many entries of `store` went for want of room.
     pub fn evictions(&self, store: Store) -> u64 {
         self.evictions_by[store as usize].get()
+    }
+
+    /// Counts `spans` that met `fate`.
+    pub fn traced(&self, fate: Fate, spans: u64) {
+        self.spans_by[fate as usize].inc_by(spans);
+    }
+
+    /// How many spans met `fate`.
+    pub fn spans(&self, fate: Fate) -> u64 {
+        self.spans_by[fate as usize].get()
     }
 
     /// Counts of its own for a thread.

@@ -22,6 +22,8 @@ mod metrics;
 mod operator;
 mod origin_request;
 mod origin_trouble;
+#[cfg(feature = "otel")]
+mod otel;
 mod own_tickets;
 mod parking;
 mod parts;

@@ -1,11 +1,17 @@
 //! Whose trace a request belongs to (W3C Trace Context §3.2): pure.
 
+pub mod config;
+
 use std::fmt;
 
+pub use config::Config;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// `traceparent`.
 pub const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What other tracers add to it; means nothing without.
+pub const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Bytes of the fields that every version begins with: `00-<32 hex>-<16 hex>-<2 hex>`.
 const LENGTH: usize = 55;
