@@ -113,10 +113,10 @@ impl Tally {
 
 impl Latencies {
     fn observe(&self, took: Duration) {
-        let micros = took.as_micros();
-        let bucket = BOUNDS.iter().position(|bound| micros <= u128::from(*bound)).unwrap_or(BOUNDS.len());
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS.iter().position(|bound| nanos <= u64::from(*bound) * 1000).unwrap_or(BOUNDS.len());
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 }
 
@@ -165,5 +165,23 @@ impl Collector for Tallies {
         let parked: i64 = self.sum(|tally| tally.parked.load(Ordering::Relaxed));
         let metric = encoder.encode_descriptor("connections_parked", help, None, MetricType::Gauge)?;
         ConstGauge::new(parked.max(0)).encode(metric)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_falls_into_the_first_bucket_that_holds_it() {
+        let tally = Tally::default();
+        let micros = Duration::from_micros;
+        for took in [micros(0), micros(10), micros(10) + Duration::from_nanos(1), micros(1_000_000), micros(1_000_001)]
+        {
+            tally.hit(took);
+        }
+        let counts = tally.hits.buckets.each_ref().map(|count| count.load(Ordering::Relaxed));
+        assert_eq!((counts[0], counts[1], counts[12], counts[13]), (2, 1, 1, 1));
+        assert_eq!(tally.hits.nanos.load(Ordering::Relaxed), 2_000_021_001);
     }
 }
