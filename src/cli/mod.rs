@@ -6,6 +6,7 @@ mod demo;
 mod health;
 mod inspect;
 mod operator;
+mod purge;
 mod register;
 mod serve;
 mod signals;
@@ -68,13 +69,16 @@ enum Command {
     /// Asks a running server whether it is ready: one line and an exit code, for probes.
     #[command(after_help = health::EXAMPLES)]
     Health(health::Health),
+    /// Has a running server forget images, so that they are fetched anew.
+    #[command(after_help = purge::EXAMPLES)]
+    Purge(purge::Purge),
     /// Makes tickets that were minted before a running server's own: it serves them when it serves no others.
     #[command(after_help = register::EXAMPLES)]
     Register(register::Register),
 }
 
 /// Where the configuration comes from.
-#[derive(Debug, Default, PartialEq, Eq, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 struct Options {
     #[arg(long, value_name = "FILE", help = "The configuration file; also TICKETGATE_CONFIG")]
     config: Option<PathBuf>,
@@ -146,7 +150,7 @@ pub fn run(
     // What is no UTF-8 stays, garbled, so that it is told as a mistake rather than overlooked.
     let readable =
         |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.to_string_lossy().into()));
-    let environment = environment.into_iter().filter_map(readable).collect();
+    let environment: Vec<_> = environment.into_iter().filter_map(readable).collect();
     match command.unwrap_or(Command::Serve(Options::default())) {
         Command::Serve(behind) => serve::serve(behind.or(options).sources(environment)),
         Command::Check(behind) => check::check(behind.or(options).load(environment)),
@@ -154,8 +158,9 @@ pub fn run(
             complain("this command takes none of the flags that stand before it; see its --help");
             ExitCode::from(BAD_USAGE)
         }
-        Command::Health(health) => health.run(options, environment),
-        Command::Register(register) => register.run(options, environment),
+        Command::Health(health) => health.run(&options, &environment),
+        Command::Purge(purge) => purge.run(&options, &environment),
+        Command::Register(register) => register.run(&options, &environment),
         Command::Demo(show) => show.run(),
         Command::Inspect(inspect) => inspect.run(),
     }

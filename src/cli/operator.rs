@@ -1,30 +1,47 @@
-//! Talks to the operator's listener of a running server, for the commands that need it. Blocks, within a deadline whatever the
-//! other side does.
+//! A running server, as the commands that ask its operator's listener see it (S40): where it listens, what it wants to be
+//! shown, and one call at a time over a connection of its own. What is asked, and what an answer means, is left to the
+//! commands. Every wait has a bound, and the token is told to nobody but the listener.
 
 use std::fmt;
-use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use clap::Args;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::{BAD_USAGE, Options, complain, refuse};
-use crate::admin::token::Token;
-use crate::clock::Clock;
-use crate::moment::Tick;
+use crate::admin::token::Credential;
+use crate::config::{Config, Sources};
 
-/// Holds the operator's token, so that no command line shows it.
-pub(super) const TOKEN_VARIABLE: &str = "TICKETGATE_ADMIN_TOKEN";
-
-/// Bytes within which an answer has told its status.
-const LONGEST_STATUS_LINE: usize = 1024;
-
-/// Bytes of an answer that are read.
+/// For a connection to come to be.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// For an answer to begin: the listener itself waits 30 s for a body.
+const BEGIN_WITHIN: Duration = Duration::from_secs(40);
+/// For a whole answer, and between two lines of one that is told by and by: longer than any connection of the listener lives.
+const GO_ON_WITHIN: Duration = Duration::from_secs(660);
+/// Bytes of an answer that is read whole, and of one line.
 const LONGEST_ANSWER: usize = 1024 * 1024;
+const LONGEST_LINE: usize = 64 * 1024;
+/// Bytes of a refusal that are told.
+const LONGEST_REASON: usize = 300;
 
-/// Whom to ask.
+/// Tickets in one call: far below the listener's 1 MiB however they are written, and done within the life of one of its
+/// connections at a pace of one in two seconds.
+pub(super) const BATCH: usize = 256;
+
+/// Which server is asked.
 #[derive(Debug, Args)]
 pub(super) struct Whom {
     /// The operator's listener [default: admin.listen of the configuration that "serve" reads, or 127.0.0.1:9180].
@@ -35,90 +52,80 @@ pub(super) struct Whom {
 }
 
 /// The operator's listener of a running server.
+#[derive(Debug, Clone)]
 pub(super) struct Operator {
-    pub(super) address: SocketAddr,
-    token: Option<String>,
+    address: SocketAddr,
+    credential: Option<Credential>,
 }
 
-/// An answer.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Reply {
-    pub(super) status: u16,
-    /// When to come back, if it says so.
-    pub(super) retry_after: Option<Duration>,
-    pub(super) text: String,
+/// An answer that is told line by line, JSON each.
+#[allow(dead_code, reason = "for the commands that come next")]
+pub(super) struct Lines {
+    body: Incoming,
+    unread: BytesMut,
 }
 
-/// Why there is no answer.
+/// Why a call came to nothing.
 #[derive(Debug)]
 pub(super) enum Trouble {
+    /// No connection could be made.
     Unreachable(io::Error),
+    /// Nothing came for so long.
     Slow(Duration),
-    Broken(io::Error),
-    Closed,
-    Rubbish,
-    /// The environment holds no token that could be sent.
-    BadToken,
+    /// The connection ended before the answer did.
+    Broken(hyper::Error),
+    /// The token is missing, or, when one was shown, wrong.
+    Token {
+        /// Whether one was shown.
+        shown: bool,
+    },
+    /// The listener refuses, and says why.
+    Refused(StatusCode, String),
+    /// The same for now; it names when to come back.
+    Later(Duration, String),
+    /// This machine does not let us ask.
+    System(io::Error),
+    /// Somebody else answers there.
+    Stranger(Option<StatusCode>),
 }
 
 impl Whom {
-    /// Finds it. A configuration is read only when nobody says where, or a broken one would make a running server ill. `before` are
-    /// the flags that stand before the command.
-    pub(super) fn find(self, before: Options, environment: Vec<(String, String)>) -> Result<Operator, ExitCode> {
-        let (tokens, environment): (Vec<_>, Vec<_>) =
-            environment.into_iter().partition(|(name, _)| name == TOKEN_VARIABLE);
-        let token = tokens.into_iter().map(|(_, token)| token).find(|token| !token.is_empty());
+    /// Where to ask. A configuration is read only when nobody says so, or a broken one would make a running server ill.
+    /// `before` are the flags that stand before the command.
+    pub(super) fn address(&self, before: &Options, environment: &[(String, String)]) -> Result<SocketAddr, ExitCode> {
         let configured = || {
-            let options = Options { config: self.config, ..Options::default() }.or(before);
-            // Where the server's token stands in a file, ours beside it would be a contradiction.
-            options.load(environment).map(|loaded| loaded.config.admin.listen).map_err(|mistakes| refuse(&mistakes))
+            let loaded = Config::load(self.sources(before, environment));
+            loaded.map(|loaded| loaded.config.admin.listen).map_err(|mistakes| refuse(&mistakes))
         };
         let listen = self.admin.map_or_else(configured, |address| Ok(Some(address)))?;
         let told = match listen {
             None => "admin.listen is off, there is nobody to ask",
             Some(address) if address.port() == 0 => "port 0 is picked at the start; name the real one with --admin",
-            Some(address) => return Ok(Operator { address: reachable(address), token }),
+            Some(address) => return Ok(reachable(address)),
         };
         complain(told);
         Err(ExitCode::from(BAD_USAGE))
     }
-}
 
-impl Operator {
-    /// Asks for the status of `path` alone, without the token.
-    pub(super) fn status_of(&self, path: &str, patience: Duration) -> Result<u16, Trouble> {
-        let mut exchange = Exchange::begin(self.address, patience)?;
-        exchange.send(&format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address))?;
-        status(&exchange.status_line()?).ok_or(Trouble::Rubbish)
-    }
-
-    /// Posts `body`, JSON, to `path`.
-    pub(super) fn post(&self, path: &str, body: &str, patience: Duration) -> Result<Reply, Trouble> {
-        if self.token.as_ref().is_some_and(|token| Token::of(token).is_none()) {
-            return Err(Trouble::BadToken);
+    /// The same with what has to be shown there: `TICKETGATE_ADMIN_TOKEN`, or what a configuration that is read says.
+    pub(super) fn operator(&self, before: &Options, environment: &[(String, String)]) -> Result<Operator, ExitCode> {
+        let address = self.address(before, environment)?;
+        match Config::credential(self.sources(before, environment)) {
+            Ok(credential) => Ok(Operator { address, credential }),
+            Err(why) => {
+                complain(why);
+                Err(ExitCode::from(BAD_USAGE))
+            }
         }
-        let mut exchange = Exchange::begin(self.address, patience)?;
-        let (host, length) = (self.address, body.len());
-        let token = self.token.as_ref().map_or_else(String::new, |token| format!("Authorization: Bearer {token}\r\n"));
-        exchange.send(&format!(
-            "POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\n\
-             Content-Length: {length}\r\n{token}\r\n{body}"
-        ))?;
-        Reply::of(&exchange.rest()?).ok_or(Trouble::Rubbish)
     }
-}
 
-impl Reply {
-    fn of(bytes: &[u8]) -> Option<Self> {
-        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
-        let mut lines = bytes[..end].split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end);
-        let status = status(lines.next()?)?;
-        let retry_after = lines.find_map(|line| {
-            let (name, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
-            let seconds = name.eq_ignore_ascii_case("retry-after").then(|| value.trim().parse().ok())?;
-            seconds.map(Duration::from_secs)
-        });
-        Some(Self { status, retry_after, text: String::from_utf8_lossy(&bytes[end + 4..]).trim_end().to_owned() })
+    /// With `--admin` the environment alone.
+    fn sources(&self, before: &Options, environment: &[(String, String)]) -> Sources {
+        if self.admin.is_some() {
+            return Sources { environment: environment.to_vec(), ..Sources::default() };
+        }
+        let own = Options { config: self.config.clone(), ..Options::default() };
+        own.or(before.clone()).sources(environment.to_vec())
     }
 }
 
@@ -132,113 +139,149 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(loopback, listen.port())
 }
 
-/// The status in the first line of an answer (RFC 9112 §4).
-fn status(line: &[u8]) -> Option<u16> {
-    let line = std::str::from_utf8(line).ok()?;
-    let code = line.strip_prefix("HTTP/1.")?.split(' ').nth(1)?;
-    code.parse().ok().filter(|code| (100..1000).contains(code))
-}
-
-/// One request and its answer, on a connection of its own.
-struct Exchange {
-    stream: TcpStream,
-    deadline: Deadline,
-}
-
-impl Exchange {
-    fn begin(address: SocketAddr, patience: Duration) -> Result<Self, Trouble> {
-        let deadline = Deadline::after(patience);
-        let stream = TcpStream::connect_timeout(&address, patience).map_err(|error| match error.kind() {
-            ErrorKind::TimedOut => Trouble::Slow(patience),
-            _ => Trouble::Unreachable(error),
-        })?;
-        Ok(Self { stream, deadline })
-    }
-
-    fn send(&mut self, request: &str) -> Result<(), Trouble> {
-        let left = self.deadline.left()?;
-        self.stream.set_write_timeout(Some(left)).map_err(|error| self.broken(error))?;
-        self.stream.write_all(request.as_bytes()).map_err(|error| self.broken(error))
-    }
-
-    /// The first line of the answer.
-    fn status_line(&mut self) -> Result<Vec<u8>, Trouble> {
-        let mut read = Vec::new();
-        while read.len() < LONGEST_STATUS_LINE {
-            if !self.read_more(&mut read, LONGEST_STATUS_LINE)? {
-                return Err(if read.is_empty() { Trouble::Closed } else { Trouble::Rubbish });
-            }
-            if let Some(end) = read.windows(2).position(|two| two == b"\r\n") {
-                read.truncate(end);
-                return Ok(read);
-            }
+impl Operator {
+    /// Posts `body` to `path` and reads the JSON that is answered; `null` where a call has nothing to say.
+    pub(super) async fn call(&self, path: &str, body: &Value) -> Result<Value, Trouble> {
+        let response = self.post(path, body).await?;
+        let status = response.status();
+        let whole = timeout(GO_ON_WITHIN, whole(response)).await.map_err(|_| Trouble::Slow(GO_ON_WITHIN))??;
+        if status == StatusCode::NO_CONTENT {
+            return Ok(Value::Null);
         }
-        Err(Trouble::Rubbish)
+        serde_json::from_slice(&whole).map_err(|_| Trouble::Stranger(Some(status)))
     }
 
-    /// The whole answer.
-    fn rest(&mut self) -> Result<Vec<u8>, Trouble> {
-        let mut read = Vec::new();
-        while read.len() < LONGEST_ANSWER && self.read_more(&mut read, LONGEST_ANSWER)? {}
-        if read.is_empty() { Err(Trouble::Closed) } else { Ok(read) }
+    #[allow(dead_code, reason = "for the commands that come next")]
+    /// Posts `body` to `path`, where the answer is told line by line. Dropping the lines hangs up.
+    pub(super) async fn lines(&self, path: &str, body: &Value) -> Result<Lines, Trouble> {
+        let response = self.post(path, body).await?;
+        let is_lines = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/x-ndjson");
+        if !is_lines {
+            return Err(Trouble::Stranger(Some(response.status())));
+        }
+        Ok(Lines { body: response.into_body(), unread: BytesMut::new() })
     }
 
-    /// Whether there was more; never beyond `most`.
-    fn read_more(&mut self, read: &mut Vec<u8>, most: usize) -> Result<bool, Trouble> {
-        let mut piece = [0; 4096];
-        let room = piece.len().min(most - read.len());
+    /// An answer that is a success.
+    async fn post(&self, path: &str, body: &Value) -> Result<Response<Incoming>, Trouble> {
+        let response = self.send(self.request(path, body.to_string())).await?;
+        match response.status() {
+            StatusCode::OK | StatusCode::NO_CONTENT => Ok(response),
+            StatusCode::UNAUTHORIZED => Err(Trouble::Token { shown: self.credential.is_some() }),
+            status => Err(self.refusal(status, response).await),
+        }
+    }
+
+    fn request(&self, path: &str, body: String) -> Request<Full<Bytes>> {
+        let request = Request::post(path)
+            .header(header::HOST, self.address.to_string())
+            .header(header::CONTENT_TYPE, "application/json");
+        let shown = self.credential.iter().map(Credential::authorization);
+        let request = shown.fold(request, |request, shown| request.header(header::AUTHORIZATION, shown));
+        request.body(Full::from(body)).expect("constant names, an address and a token that was checked")
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Trouble> {
+        let connecting = timeout(CONNECT_WITHIN, TcpStream::connect(self.address)).await;
+        let stream = connecting.map_err(|_| Trouble::Slow(CONNECT_WITHIN))?.map_err(Trouble::Unreachable)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(Trouble::of)?;
+        // Ends with the answer, or with whoever reads it.
+        tokio::spawn(connection);
+        let answered = timeout(BEGIN_WITHIN, sender.send_request(request)).await;
+        answered.map_err(|_| Trouble::Slow(BEGIN_WITHIN))?.map_err(Trouble::of)
+    }
+
+    /// What a listener of ours says in a line of text; of anybody else nothing is repeated.
+    async fn refusal(&self, status: StatusCode, response: Response<Incoming>) -> Trouble {
+        let is_ours =
+            response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/plain; charset=utf-8");
+        if !is_ours || matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+            return Trouble::Stranger(Some(status));
+        }
+        let later = response.headers().get(header::RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
+        let read = timeout(BEGIN_WITHIN, whole(response)).await;
+        let text = String::from_utf8_lossy(read.ok().and_then(Result::ok).as_deref().unwrap_or_default()).into_owned();
+        let text = self.credential.as_ref().map_or_else(|| text.clone(), |shown| shown.masked(&text));
+        let reason = text.trim().chars().filter(|c| !c.is_control()).take(LONGEST_REASON).collect();
+        match later.map(Duration::from_secs) {
+            Some(later) if status == StatusCode::SERVICE_UNAVAILABLE => Trouble::Later(later, reason),
+            _ => Trouble::Refused(status, reason),
+        }
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Bytes, Trouble> {
+    let stranger = Trouble::Stranger(Some(response.status()));
+    match Limited::new(response.into_body(), LONGEST_ANSWER).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(stranger),
+        Err(error) => Err(error.downcast().map_or(stranger, |error| Trouble::Broken(*error))),
+    }
+}
+
+#[allow(dead_code, reason = "for the commands that come next")]
+impl Lines {
+    /// The next line; `None` at the end. Dropping the future loses nothing.
+    pub(super) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Trouble> {
         loop {
-            let left = self.deadline.left()?;
-            self.stream.set_read_timeout(Some(left)).map_err(|error| self.broken(error))?;
-            match self.stream.read(&mut piece[..room]) {
-                Ok(more) => {
-                    read.extend_from_slice(&piece[..more]);
-                    return Ok(more > 0);
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line = self.unread.split_to(end + 1);
+                return serde_json::from_slice(&line).map(Some).map_err(|_| Trouble::Stranger(None));
+            }
+            if self.unread.len() > LONGEST_LINE {
+                return Err(Trouble::Stranger(None));
+            }
+            let frame = timeout(GO_ON_WITHIN, self.body.frame()).await.map_err(|_| Trouble::Slow(GO_ON_WITHIN))?;
+            match frame {
+                None => return Ok(None),
+                Some(frame) => {
+                    let frame = frame.map_err(Trouble::Broken)?;
+                    self.unread.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
                 }
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.broken(error)),
             }
         }
     }
+}
 
-    /// A timeout of a socket is `WouldBlock` on some systems, `TimedOut` on others.
-    fn broken(&self, error: io::Error) -> Trouble {
-        match error.kind() {
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => Trouble::Slow(self.deadline.patience),
-            _ => Trouble::Broken(error),
-        }
+impl Trouble {
+    fn of(error: hyper::Error) -> Self {
+        if error.is_parse() { Self::Stranger(None) } else { Self::Broken(error) }
     }
 }
 
-/// The end of a span that began when this was made.
-struct Deadline {
-    clock: Clock,
-    start: Tick,
-    patience: Duration,
+/// Asks, on this thread.
+pub(super) fn wait_for<T>(asking: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Trouble::System)?;
+    runtime.block_on(asking)
 }
 
-impl Deadline {
-    fn after(patience: Duration) -> Self {
-        let clock = Clock::system();
-        Self { start: clock.tick(), clock, patience }
-    }
-
-    /// What is left of it; never zero, which sockets take for "for ever".
-    fn left(&self) -> Result<Duration, Trouble> {
-        let left = self.patience.saturating_sub(self.clock.tick().since(self.start));
-        if left.is_zero() { Err(Trouble::Slow(self.patience)) } else { Ok(left) }
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.address)
     }
 }
 
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable(error) => write!(f, "not reachable: {error}"),
+            Self::Unreachable(error) => {
+                write!(f, "not reachable: {error}; does the server run, and is this its admin.listen?")
+            }
             Self::Slow(patience) => write!(f, "no answer within {}", humantime::format_duration(*patience)),
             Self::Broken(error) => write!(f, "the connection broke: {error}"),
-            Self::Closed => write!(f, "closed without an answer"),
-            Self::Rubbish => write!(f, "what answers there speaks no HTTP/1"),
-            Self::BadToken => write!(f, "{TOKEN_VARIABLE} holds no token of 1 to 512 visible ASCII characters"),
+            Self::Token { shown: false } => {
+                f.write_str("it wants the token (401): set TICKETGATE_ADMIN_TOKEN to the server's admin.token")
+            }
+            Self::Token { shown: true } => {
+                f.write_str("the token is wrong (401): set TICKETGATE_ADMIN_TOKEN to the server's admin.token")
+            }
+            Self::Refused(status, reason) => write!(f, "refused ({}): {reason}", status.as_u16()),
+            Self::Later(later, reason) => write!(f, "refused for {}: {reason}", humantime::format_duration(*later)),
+            Self::System(error) => write!(f, "cannot ask: {error}"),
+            Self::Stranger(Some(status)) => {
+                write!(f, "answered {}; is it ticketgate's operator listener?", status.as_u16())
+            }
+            Self::Stranger(None) => f.write_str("what answers there is no operator's listener of ticketgate"),
         }
     }
 }
@@ -257,25 +300,5 @@ mod tests {
         ] {
             assert_eq!(reachable(listen.parse().unwrap()), asked.parse().unwrap());
         }
-    }
-
-    #[test]
-    fn a_status_is_read_from_a_status_line_only() {
-        assert_eq!(status(b"HTTP/1.1 200 OK"), Some(200));
-        assert_eq!(status(b"HTTP/1.0 503"), Some(503));
-        for rubbish in ["", "HTTP/1.1", "HTTP/1.1 ", "HTTP/1.1 2000 OK", "HTTP/1.1 20 OK", "HTTP/2 200", "220 mail 200"]
-        {
-            assert_eq!(status(rubbish.as_bytes()), None, "{rubbish}");
-        }
-        assert_eq!(status(b"HTTP/1.1 200 \xff"), None);
-    }
-
-    #[test]
-    fn an_answer_is_read_with_its_reason() {
-        let reply = Reply::of(b"HTTP/1.1 503 Service Unavailable\r\nX: \xff\r\nretry-after: 2\r\n\r\nlater\n");
-        let retry_after = Some(Duration::from_secs(2));
-        assert_eq!(reply, Some(Reply { status: 503, retry_after, text: "later".to_owned() }));
-        assert_eq!(Reply::of(b"HTTP/1.1 204 No Content\r\n\r\n").map(|reply| reply.status), Some(204));
-        assert_eq!(Reply::of(b"HTTP/1.1 204 No Content\r\n"), None);
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::operator::{Operator, Reply, TOKEN_VARIABLE, Whom};
+use super::operator::{Operator, Trouble, Whom, wait_for};
 use super::{Options, complain, fail, say};
 use crate::admin::{BadRegistration, lifetime, registration};
 use crate::fill::Registration;
@@ -32,9 +32,6 @@ const LONGEST_FILE: u64 = 1024 * 1024 * 1024;
 
 /// Bytes of a call: half of what the server takes.
 const CALL: usize = 512 * 1024;
-
-/// For an answer: the server writes to a disk first.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Times that a call is made to a server that says it will take it later, and the longest it is waited for.
 const MOST_TRIES: u32 = 5;
@@ -69,8 +66,8 @@ enum NotOne {
 
 impl Register {
     /// Registers. `before` are the flags that stand before the command.
-    pub(super) fn run(self, before: Options, environment: Vec<(String, String)>) -> ExitCode {
-        let operator = match self.whom.find(before, environment) {
+    pub(super) fn run(&self, before: &Options, environment: &[(String, String)]) -> ExitCode {
+        let operator = match self.whom.operator(before, environment) {
             Ok(operator) => operator,
             Err(refused) => return refused,
         };
@@ -90,9 +87,9 @@ impl Register {
                 }
             }
         }
-        let (registered, trouble) = send(&operator, &registrations);
-        if let Some(trouble) = &trouble {
-            complain(format_args!("http://{}/tickets: {trouble}", operator.address));
+        let mut registered = 0;
+        if let Err(trouble) = wait_for(send(&operator, &registrations, &mut registered)) {
+            complain(format_args!("{operator}/tickets: {trouble}"));
         }
         summary(registered, bad, registrations.len() - registered)
     }
@@ -159,52 +156,41 @@ fn entry(value: &Value) -> Result<Registration, NotOne> {
     registration(value).map_err(NotOne::Entry)
 }
 
-/// Sends `registrations` in calls of their own; returns how many were taken, and what came between.
-fn send(operator: &Operator, registrations: &[Registration]) -> (usize, Option<String>) {
-    let mut taken = 0;
-    while taken < registrations.len() {
-        let (count, body) = call(&registrations[taken..]);
-        if let Err(trouble) = make(operator, &body) {
-            return (taken, Some(trouble));
-        }
-        taken += count;
+/// Sends `registrations` in calls of their own, and counts those that were `taken`.
+async fn send(operator: &Operator, registrations: &[Registration], taken: &mut usize) -> Result<(), Trouble> {
+    while *taken < registrations.len() {
+        let (count, body) = call(&registrations[*taken..]);
+        make(operator, &body).await?;
+        *taken += count;
     }
-    (taken, None)
+    Ok(())
 }
 
 /// The first of `registrations`, as many as fit in a call.
-fn call(registrations: &[Registration]) -> (usize, String) {
-    let (mut count, mut body) = (0, String::from("["));
+fn call(registrations: &[Registration]) -> (usize, Value) {
+    let (mut length, mut entries) = (0, Vec::new());
     for Registration { ticket, lifetime } in registrations {
         let seconds = lifetime.map(|lifetime| lifetime.as_secs());
         // Escaped, so that the server reads this very ticket and mends nothing.
-        let entry = json!({ "ticket": ticket.encoded(), "expire_seconds": seconds }).to_string();
-        if count > 0 && body.len() + entry.len() + 2 > CALL {
+        let entry = json!({ "ticket": ticket.encoded(), "expire_seconds": seconds });
+        length += entry.to_string().len() + 1;
+        if !entries.is_empty() && length + 1 > CALL {
             break;
         }
-        if count > 0 {
-            body.push(',');
-        }
-        body += &entry;
-        count += 1;
+        entries.push(entry);
     }
-    (count, body + "]")
+    (entries.len(), entries.into())
 }
 
 /// Makes the call, again where the server says that it will take it later.
-fn make(operator: &Operator, body: &str) -> Result<(), String> {
-    for attempt in 1.. {
-        let reply = operator.post("/tickets", body, PATIENCE).map_err(|trouble| trouble.to_string())?;
-        match reply {
-            Reply { status: 204, .. } => break,
-            Reply { retry_after: Some(later), .. } if attempt < MOST_TRIES => {
-                std::thread::sleep(later.min(LONGEST_WAIT));
-            }
-            Reply { status: 401, .. } => return Err(format!("the token is missing or wrong: set {TOKEN_VARIABLE}")),
-            Reply { status, text, .. } => return Err(format!("answered {status}: {text}")),
+async fn make(operator: &Operator, body: &Value) -> Result<(), Trouble> {
+    for _ in 1..MOST_TRIES {
+        match operator.call("/tickets", body).await {
+            Err(Trouble::Later(later, _)) => tokio::time::sleep(later.min(LONGEST_WAIT)).await,
+            made => return made.map(drop),
         }
     }
-    Ok(())
+    operator.call("/tickets", body).await.map(drop)
 }
 
 impl fmt::Display for Place {
@@ -288,9 +274,9 @@ mod tests {
         let (mut left, mut calls) = (&registrations[..], 0);
         while !left.is_empty() {
             let (count, body) = call(left);
-            let sent: Vec<Value> = serde_json::from_str(&body).unwrap();
-            let read: Vec<_> = sent.iter().map(|sent| registration(sent).unwrap()).collect();
-            assert!(body.len() <= CALL && count > 0 && read == left[..count]);
+            let length = body.to_string().len();
+            let read: Vec<_> = body.as_array().unwrap().iter().map(|sent| registration(sent).unwrap()).collect();
+            assert!(length <= CALL && count > 0 && read == left[..count]);
             (left, calls) = (&left[count..], calls + 1);
         }
         assert_eq!(calls, 2);

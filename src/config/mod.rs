@@ -19,6 +19,8 @@ use settings::Settings;
 pub use settings::{CONFIG_VARIABLE, Flag, PREDECESSOR_VARIABLE, Sources};
 pub use show::Show;
 
+use crate::admin::token::{Credential, NO_TOKEN};
+
 /// Everything that can be configured. [`crate::app`] alone reads the whole of it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Config {
@@ -84,6 +86,20 @@ impl Config {
         keys::read(&mut settings, &mut self.clone());
         conflicts::find(&mut settings, self);
         settings.finish()
+    }
+
+    /// What to show to the server that `sources` configure, when they give it a token. A text that is no token is told as
+    /// such, with the source that a file would name. A running server keeps only a digest, hence this reading of its own.
+    pub fn credential(sources: Sources) -> Result<Option<Credential>, String> {
+        let mut settings = Settings::open(sources);
+        if let Some(text) = settings.text("admin.token") {
+            return Credential::of(&text).map(Some).ok_or_else(|| format!("admin.token {NO_TOKEN}"));
+        }
+        let file = settings.text("admin.token_file").map(PathBuf::from);
+        let read = |path: PathBuf| {
+            Credential::read(&path).map_err(|why| format!("admin.token_file {}: {why}", path.display()))
+        };
+        file.map(read).transpose()
     }
 
     /// Every key with its value in this configuration, secrets masked.

@@ -182,6 +182,12 @@ impl Settings {
         from_flag.or(from_variable).or(from_file)
     }
 
+    /// The text given for `key`; `""` is none. Judges nothing.
+    pub(super) fn text(&mut self, key: &'static str) -> Option<String> {
+        let (value, _) = self.find(key)?;
+        value.as_text().filter(|text| !text.is_empty()).map(str::to_owned)
+    }
+
     fn read_file(&mut self, path: PathBuf) {
         match read(&path) {
             Ok(source) => self.parse(&path, &source),
