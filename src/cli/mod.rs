@@ -5,12 +5,15 @@ mod check;
 mod demo;
 mod health;
 mod inspect;
+mod listed;
 mod operator;
+mod progress;
 mod purge;
 mod register;
 mod serve;
 mod signals;
 mod succession;
+mod warm;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -69,6 +72,9 @@ enum Command {
     /// Asks a running server whether it is ready: one line and an exit code, for probes.
     #[command(after_help = health::EXAMPLES)]
     Health(health::Health),
+    /// Has a running server fetch images before somebody asks for them: a ticket a line.
+    #[command(after_help = warm::EXAMPLES)]
+    Warm(warm::Warm),
     /// Has a running server forget images, so that they are fetched anew.
     #[command(after_help = purge::EXAMPLES)]
     Purge(purge::Purge),
@@ -159,6 +165,7 @@ pub fn run(
             ExitCode::from(BAD_USAGE)
         }
         Command::Health(health) => health.run(&options, &environment),
+        Command::Warm(warm) => warm.run(&options, &environment),
         Command::Purge(purge) => purge.run(&options, &environment),
         Command::Register(register) => register.run(&options, &environment),
         Command::Demo(show) => show.run(),

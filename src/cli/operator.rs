@@ -59,7 +59,6 @@ pub(super) struct Operator {
 }
 
 /// An answer that is told line by line, JSON each.
-#[allow(dead_code, reason = "for the commands that come next")]
 pub(super) struct Lines {
     body: Incoming,
     unread: BytesMut,
@@ -151,7 +150,6 @@ impl Operator {
         serde_json::from_slice(&whole).map_err(|_| Trouble::Stranger(Some(status)))
     }
 
-    #[allow(dead_code, reason = "for the commands that come next")]
     /// Posts `body` to `path`, where the answer is told line by line. Dropping the lines hangs up.
     pub(super) async fn lines(&self, path: &str, body: &Value) -> Result<Lines, Trouble> {
         let response = self.post(path, body).await?;
@@ -219,7 +217,6 @@ async fn whole(response: Response<Incoming>) -> Result<Bytes, Trouble> {
     }
 }
 
-#[allow(dead_code, reason = "for the commands that come next")]
 impl Lines {
     /// The next line; `None` at the end. Dropping the future loses nothing.
     pub(super) async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, Trouble> {
