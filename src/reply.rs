@@ -158,6 +158,7 @@ impl Reply {
 
     /// Builds the answer.
     pub fn answer(self, asked: Asked<'_>, ticket: Option<Ticket>, responder: &Responder, now: Moment) -> Answered {
+        self.count_hit();
         let outcome = self.outcome(now);
         let mut response = self.response(asked, &outcome, now, responder);
         if let Some(admitted) = self.admitted() {
@@ -172,6 +173,12 @@ impl Reply {
             reason: self.reason(),
             refused: self.into_refused(),
             ..answered
+        }
+    }
+
+    fn count_hit(&self) {
+        if let Self::Found(Found::Image(image), _) | Self::Stale { image, .. } = self {
+            image.hits.count();
         }
     }
 

@@ -14,6 +14,7 @@ use super::expiry::Expiry;
 use super::format::Format;
 use super::freshness::Freshness;
 use super::grace::Grace;
+use super::hits::Hits;
 use super::pass_headers::{Field, PassHeaders};
 use super::retry::Retry;
 use crate::moment::{Moment, Tick, Wall};
@@ -42,6 +43,8 @@ pub struct Image {
     pub expiry: Option<Expiry>,
     /// When it may be refreshed, after refreshes that failed.
     pub retry: Retry,
+    /// How often it answered.
+    pub hits: Hits,
     format: Format,
     etag: ETag,
     etag_is_ours: bool,
@@ -107,6 +110,7 @@ impl Image {
         let life = Life { said: self.said, freshness: self.freshness, grace: self.grace, expiry };
         let (body, etag, own_fields) = (self.body.clone(), self.etag.clone(), self.own_fields.clone());
         let same = Self::build(body, self.format, etag, self.etag_is_ours, own_fields, &life);
+        same.hits.carry_over(&self.hits);
         Self { answered_by: self.answered_by, passed_fields: self.passed_fields.clone(), ..same }
     }
 
@@ -133,7 +137,7 @@ impl Image {
         life: &Life,
     ) -> Self {
         let Life { said, freshness, grace, expiry } = *life;
-        let (retry, answered_by) = (Retry::default(), StatusCode::OK);
+        let (retry, hits, answered_by) = (Retry::default(), Hits::default(), StatusCode::OK);
         Self {
             body,
             said,
@@ -141,6 +145,7 @@ impl Image {
             grace,
             expiry,
             retry,
+            hits,
             format,
             etag,
             etag_is_ours,

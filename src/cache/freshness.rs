@@ -71,6 +71,11 @@ impl Freshness {
         self.shared.min(self.private)
     }
 
+    /// When its answer came.
+    pub fn answered(&self) -> Tick {
+        self.answered
+    }
+
     /// The origin's `Date`, or when its answer came.
     pub fn date(&self) -> Wall {
         self.date

@@ -53,6 +53,12 @@ impl<V: Clone + Send + Sync + 'static> Memory<V> {
         self.0.contains_key(key)
     }
 
+    /// Everything that is stored, in no order; does not count as a use. What is stored or removed meanwhile may be missed or
+    /// come twice.
+    pub fn iter(&self) -> impl Iterator<Item = (Arc<str>, V)> {
+        self.0.iter().map(|(key, kept)| (Arc::clone(&*key), kept.value))
+    }
+
     /// Stores `value`, which has a payload of `bytes` and is of no use after `useful_for`. The store may let it go at any
     /// time, even at once: who needs it holds on to it.
     pub fn put(&self, key: Arc<str>, value: V, bytes: usize, useful_for: Duration) {

@@ -12,6 +12,7 @@ pub mod expiry;
 pub mod format;
 pub mod freshness;
 pub mod grace;
+pub mod hits;
 mod memory;
 mod own;
 pub mod pass_headers;
@@ -76,6 +77,15 @@ pub enum Found {
     Image(Arc<Image>),
     /// A remembered refusal.
     Negative(Negative),
+}
+
+/// An image that is held.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The canonical text of its ticket.
+    pub key: Arc<str>,
+    /// The image.
+    pub image: Arc<Image>,
 }
 
 /// One of the stores.
@@ -195,6 +205,9 @@ impl Cache {
         // Held until the image is stored: whoever learns of the ticket next finds it.
         let tickets = self.own.tickets();
         let known = tickets.get(ticket);
+        if let Some(before) = self.image(ticket.canonical()) {
+            image.hits.carry_over(&before.hits);
+        }
         let image = capped(image, known.and_then(|known| known.expiry));
         let store = if known.is_some() { self.own_store() } else { &self.images };
         put(store, ticket, &image, now);
@@ -247,6 +260,14 @@ impl Cache {
         if let Some(images) = &self.own.images {
             images.tend();
         }
+    }
+
+    /// Every image that can still be of use, in no order; looking counts as no use. Takes no lock: what is stored or moves
+    /// meanwhile may be missed or come twice.
+    pub fn held(&self, now: Moment) -> impl Iterator<Item = Held> {
+        let own = self.own.images.iter().flat_map(Memory::iter);
+        let all = self.images.iter().chain(own).map(|(key, image)| Held { key, image });
+        all.filter(move |held| !held.image.has_ended(now))
     }
 
     /// How many tickets are own.
@@ -394,6 +415,40 @@ mod tests {
         cache.keep_image(&ticket(0), image(), at(0));
         cache.keep_negative(&ticket(0), unknown, at(0));
         assert!(cache.stored(&ticket(0), at(0)).is_none(), "a 404 removes an own image too");
+    }
+
+    #[test]
+    fn hits_are_those_of_the_ticket_whichever_entry_answered() {
+        let cache = cache();
+        let hit = |times: u64| {
+            let image = cache.stored(&ticket(0), at(0)).unwrap();
+            (0..times).for_each(|_| image.hits.count());
+            image.hits.get()
+        };
+        cache.keep_image(&ticket(0), image(), at(0));
+        assert_eq!(hit(3), 3);
+        cache.keep_image(&ticket(0), image(), at(0));
+        assert_eq!(hit(1), 4, "filled anew");
+        cache.learn(&ticket(0), within(60), at(0));
+        assert_eq!(hit(1), 5, "moved, and ending sooner");
+        cache.purge(&ticket(0));
+        cache.keep_image(&ticket(0), image(), at(0));
+        assert_eq!(hit(0), 0);
+    }
+
+    #[test]
+    fn what_is_held_in_any_store_is_listed_until_it_ends() {
+        let cache = cache();
+        cache.learn(&ticket(0), within(60), at(0));
+        cache.keep_image(&ticket(0), image(), at(0));
+        cache.keep_image(&ticket(1), image(), at(0));
+        let listed = |now| {
+            let mut all: Vec<_> = cache.held(now).map(|held| held.key.to_string()).collect();
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(listed(at(59)), ["ticket0", "ticket1"]);
+        assert_eq!(listed(at(60)), ["ticket1"]);
     }
 
     #[test]

@@ -92,6 +92,11 @@ impl Ticket {
         if has_parameter { Self::from_query(Some(query)) } else { Self::from_text(text) }
     }
 
+    /// The ticket of which `key` is the canonical text.
+    pub fn of_key(key: Arc<str>) -> Self {
+        Self { canonical: key, repairs: Repairs::default() }
+    }
+
     /// The canonical text.
     pub fn canonical(&self) -> &str {
         &self.canonical
