@@ -15,9 +15,10 @@ use crate::body::counted::{End, Onlooker};
 use crate::body::timed::TimedBody;
 use crate::cache::status::Outcome;
 use crate::clock::Clock;
+use crate::failures::{Failures, ImageFailure};
 use crate::limit::Client;
-use crate::log::Control;
 use crate::log::access::{self, Line};
+use crate::log::{Control, Shown};
 use crate::metrics::{Metrics, Source, Tally};
 use crate::moment::Tick;
 use crate::otel::{Step, Tracer};
@@ -49,6 +50,7 @@ pub struct Exchanges {
 #[derive(Debug)]
 pub struct Records {
     metrics: Arc<Metrics>,
+    failures: Failures,
     clock: Clock,
     log: Control,
     tracer: Option<Arc<Tracer>>,
@@ -61,7 +63,13 @@ impl Records {
     /// Records in `metrics` and in `log`, and with `tracer` if there is one.
     pub fn new(metrics: Arc<Metrics>, clock: Clock, log: Control, tracer: Option<Arc<Tracer>>) -> Arc<Self> {
         let (id_count, warned_of_forwarding) = (AtomicU64::new(0), AtomicBool::new(false));
-        Arc::new(Self { metrics, clock, log, tracer, id_seed: RandomState::new(), id_count, warned_of_forwarding })
+        let (failures, id_seed) = (Failures::default(), RandomState::new());
+        Arc::new(Self { metrics, failures, clock, log, tracer, id_seed, id_count, warned_of_forwarding })
+    }
+
+    /// The image requests that ended without an image.
+    pub fn failures(&self) -> &Failures {
+        &self.failures
     }
 
     /// The client's own id when it is one, else a new one.
@@ -150,6 +158,7 @@ impl Pending<'_> {
     fn answered(self, answered: Answered) -> Response<Body> {
         let this = std::mem::ManuallyDrop::new(self);
         this.records.count(&answered);
+        this.note_failure(&answered);
         let took = this.took();
         if matches!(answered.outcome, Some(Outcome::Hit { .. })) {
             this.tally.hit(took);
@@ -165,6 +174,25 @@ impl Pending<'_> {
         answered.response
     }
 
+    /// A late image (S22) has a reason too, and is shown.
+    fn note_failure(&self, answered: &Answered) {
+        let reason = answered.reason.filter(|_| answered.outcome.is_some());
+        let Some(reason) = reason.filter(|_| !answered.response.status().is_success()) else { return };
+        self.records.failures.keep(ImageFailure {
+            at: self.records.clock.now().wall,
+            reason,
+            status: answered.response.status().as_u16(),
+            request_id: self.id.to_str().unwrap_or_default().to_owned(),
+            ticket: answered.ticket.as_ref().map(Ticket::short),
+            client: self.client(answered.client).map(|client| client.to_string()),
+        });
+    }
+
+    /// How the log and the operator's page tell of `client`, where they do.
+    fn client(&self, client: Option<Client>) -> Option<Shown> {
+        client.and_then(|client| self.records.log.client(client.address()))
+    }
+
     /// Tickets appear shortened, queries never (S35, S39).
     fn write_line(&self, answered: &Answered, took: Duration, bytes: Option<u64>) {
         let ticket = answered.ticket.as_ref().map(Ticket::short);
@@ -175,7 +203,7 @@ impl Pending<'_> {
             cache: answered.outcome.as_ref().map(Outcome::label),
             reason: answered.reason,
             ticket: ticket.as_ref().map(|ticket| ticket as _),
-            client: answered.client.and_then(|client| self.records.log.client(client.address())),
+            client: self.client(answered.client),
             origin_took: answered.origin_took,
             took: Some(took),
             ..self.line()

@@ -18,7 +18,8 @@
 //! Around it: [`app`] puts the parts together, [`config`] reads what they need, [`admin`] lets an operator look,
 //! [`mod@log`], [`metrics`] and [`otel`] tell, [`demo`] plays WeChat and [`cli`] reads the command line. [`moment`] and [`clock`] are
 //! the time, [`peer`] is who speaks to us, `forwarded` reads what proxies say of each other, [`via`] is our own hop, [`trace`]
-//! whose trace a request belongs to, [`fault`] is trouble on purpose.
+//! whose trace a request belongs to, [`latency`] how long answers take, [`failures`] which images were not shown, [`fault`] is
+//! trouble on purpose.
 //!
 //! What decides (tickets, freshness, judgement) is pure and takes the time as an argument. `ARCHITECTURE.md` draws the
 //! layers: imports point down them.
@@ -32,10 +33,13 @@ pub mod clock;
 pub mod config;
 pub mod demo;
 pub mod exchange;
+pub mod failures;
 pub mod fault;
 pub mod fill;
 pub mod forward;
 mod forwarded;
+mod inline;
+pub mod latency;
 pub mod limit;
 pub mod log;
 pub mod metrics;

@@ -35,6 +35,11 @@ impl Wall {
         self.0.div_euclid(1000)
     }
 
+    /// Milliseconds since the epoch.
+    pub const fn unix_millis(self) -> i64 {
+        self.0
+    }
+
     /// Time from `earlier` to `self`; zero when `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

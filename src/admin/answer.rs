@@ -40,6 +40,11 @@ pub fn json(status: StatusCode, value: &Value) -> Answer {
     page(status, JSON, format!("{value:#}\n"))
 }
 
+/// `value`, for programs that ask often.
+pub fn compact_json(value: &Value) -> Answer {
+    page(StatusCode::OK, JSON, value.to_string())
+}
+
 /// Lines of JSON that are still to come, and where to put them.
 pub fn json_lines() -> (Sender<Bytes>, Answer) {
     let (sender, lines) = Channel::new(QUEUE);

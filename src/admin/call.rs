@@ -30,6 +30,8 @@ pub enum BadCall {
     Ticket(Option<usize>, BadTicket),
     /// One of what is to be registered cannot be; its place, from 0, in a list.
     Registration(Option<usize>, BadRegistration),
+    /// One of its parameters is none of these.
+    Unknown(Vec<&'static str>),
     /// What it says makes no sense.
     Senseless(&'static str),
 }
@@ -55,6 +57,7 @@ impl BadCall {
             | Self::Json(_)
             | Self::Ticket(..)
             | Self::Registration(..)
+            | Self::Unknown(_)
             | Self::Senseless(_) => StatusCode::BAD_REQUEST,
         }
     }
@@ -78,6 +81,7 @@ impl fmt::Display for BadCall {
             Self::Ticket(None, bad) => bad.fmt(f),
             Self::Registration(Some(place), bad) => write!(f, "[{place}]: {bad}"),
             Self::Registration(None, bad) => bad.fmt(f),
+            Self::Unknown(known) => write!(f, "unknown parameter; there are: {}", known.join(", ")),
             Self::Senseless(why) => f.write_str(why),
         }
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 
 use super::Config;
 
@@ -117,17 +117,16 @@ impl Barred {
         }
     }
 
-    /// What a browser is told, so that it asks for the token.
-    pub fn challenge(self) -> Option<(HeaderName, http::HeaderValue)> {
-        const CHALLENGE: &str = "Basic realm=\"ticketgate\", Bearer";
-        (self == Self::Token).then(|| (header::WWW_AUTHENTICATE, http::HeaderValue::from_static(CHALLENGE)))
+    /// What a browser is told, so that it asks for the token. A line for each way: Chromium does not read two from one line.
+    pub fn challenge(self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        const WAYS: [&str; 2] = ["Basic realm=\"ticketgate\"", "Bearer"];
+        let ways = WAYS.into_iter().filter(move |_| self == Self::Token);
+        ways.map(|way| (header::WWW_AUTHENTICATE, HeaderValue::from_static(way)))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::super::token::Token;
     use super::*;
 

@@ -1,13 +1,20 @@
-//! The operator's listener: is it alive, is it ready, what has it counted, which configuration is in force, what is held of a
-//! ticket; and what the operator can have done. Never on the public address. Who may ask what, [`guard`] says.
+//! The operator's listener, with a page for people and calls for programs: is it alive, is it ready, what has it counted, which
+//! configuration is in force, what is held of a ticket; and what the operator can have done. Never on the public address. Who may ask what, [`guard`] says.
 
 mod answer;
 mod call;
 pub mod config;
+mod failures;
 pub mod guard;
+mod images;
 mod inspect;
+mod page;
+mod picture;
 mod purge;
+mod query;
 mod register;
+mod samples;
+mod status;
 pub mod token;
 mod warm;
 
@@ -19,10 +26,18 @@ use answer::{Answer, OPEN_METRICS, json, not_allowed, page, refused, text};
 pub use config::Config;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
+use images::Scans;
+use page::Page;
 pub use register::{BadRegistration, lifetime, registration};
+use samples::{Counted, Samples};
 use serde_json::{Value, json};
+use tokio::time::MissedTickBehavior;
+use warm::Fetch;
 
+use crate::clock::Clock;
+use crate::exchange::Records;
 use crate::metrics::{Metrics, Reading};
+use crate::moment::Moment;
 use crate::proxy::Shared;
 use crate::server::drain::Drain;
 use crate::server::small::{self, Answers, Room};
@@ -31,7 +46,8 @@ use crate::server::small::{self, Answers, Room};
 const ROOM: Room = Room { all: 64, per_address: 16 };
 
 /// What is told to whoever asks for something else.
-const CALLS: &str = "there are GET /healthz, /readyz, /metrics, /config, /inspect?ticket=…, and POST /reload, /tickets, /purge, /warm\n";
+const CALLS: &str = "there are GET /, /healthz, /readyz, /metrics, /config, /status, /failures, /images, /image?ticket=…, \
+                     /inspect?ticket=…, and POST /reload, /tickets, /purge, /warm, /refresh\n";
 
 /// What the operator can ask of a running server.
 pub trait Operated: Send + Sync + 'static {
@@ -58,19 +74,42 @@ pub struct Reloaded {
 
 /// Answers the operator.
 pub struct Admin<T> {
-    /// Whether the proxy is draining.
-    pub drain: Drain,
-    /// What was counted.
-    pub metrics: Arc<Metrics>,
-    /// The running server.
-    pub server: Arc<T>,
+    drain: Drain,
+    metrics: Arc<Metrics>,
+    records: Arc<Records>,
+    clock: Clock,
+    samples: Samples,
+    started: Moment,
+    page: Page,
+    scans: Scans,
+    server: Arc<T>,
+}
+
+impl<T: Operated> Admin<T> {
+    /// Answers for `server`, of which `metrics` and `records` are kept, from now on.
+    pub fn new(drain: Drain, metrics: Arc<Metrics>, records: Arc<Records>, clock: Clock, server: Arc<T>) -> Self {
+        let started = clock.now();
+        let (samples, page, scans) = (Samples::default(), Page::new(), Scans::new());
+        Self { drain, metrics, records, clock, samples, started, page, scans, server }
+    }
+
+    /// Keeps what was counted, once a second.
+    async fn sample(&self) {
+        let mut due = tokio::time::interval(samples::EVERY);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            due.tick().await;
+            self.samples.take(self.clock.now(), &Counted::now(&self.metrics, self.records.failures()));
+        }
+    }
 }
 
 /// Serves `admin` on `listener` until dropped, or until a successor does: probes are its to answer then.
 pub async fn serve(admin: Arc<Admin<impl Operated>>, listener: TcpListener) -> io::Result<()> {
     let drain = admin.drain.clone();
     tokio::select! {
-        ended = small::serve(admin, listener, ROOM) => ended,
+        ended = small::serve(Arc::clone(&admin), listener, ROOM) => ended,
+        () = admin.sample() => Ok(()),
         () = drain.handed_over() => Ok(()),
     }
 }
@@ -91,8 +130,28 @@ impl<T: Operated> Admin<T> {
         let is_look = matches!(*request.method(), Method::GET | Method::HEAD);
         let is_change = request.method() == Method::POST;
         match request.uri().path() {
-            "/healthz" | "/readyz" | "/metrics" | "/config" | "/inspect" if !is_look => not_allowed("GET, HEAD"),
-            "/reload" | "/tickets" | "/purge" | "/warm" if !is_change => not_allowed("POST"),
+            "/"
+            | "/healthz"
+            | "/readyz"
+            | "/metrics"
+            | "/config"
+            | "/inspect"
+            | "/status"
+            | "/failures"
+            | "/images"
+            | "/image"
+            | page::ICON
+                if !is_look =>
+            {
+                not_allowed("GET, HEAD")
+            }
+            "/reload" | "/tickets" | "/purge" | "/warm" | "/refresh" if !is_change => not_allowed("POST"),
+            "/" => self.page.answer(),
+            page::ICON => page::icon(),
+            "/status" => status::status(self, request.uri().query()),
+            "/failures" => failures::failures(self.records.failures(), request.uri().query()),
+            "/images" => self.scans.images(self.server.shared(), request.uri().query()).await,
+            "/image" => picture::picture(&self.server.shared(), request.uri().query()),
             "/readyz" if self.drain.is_announced() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             "/healthz" | "/readyz" => text(StatusCode::OK, "ok\n"),
             "/metrics" => page(StatusCode::OK, OPEN_METRICS, self.metrics.exposition(self.server.reading())),
@@ -101,7 +160,8 @@ impl<T: Operated> Admin<T> {
             "/reload" => self.reload().await,
             "/tickets" => register::register(self.server.shared(), &self.metrics, request).await,
             "/purge" => purge::purge(&self.server.shared().fills, request).await,
-            "/warm" => warm::warm(self.server.shared(), request).await,
+            "/warm" => warm::warm(self.server.shared(), request, Fetch::Missing).await,
+            "/refresh" => warm::warm(self.server.shared(), request, Fetch::Anew).await,
             _ => text(StatusCode::NOT_FOUND, CALLS),
         }
     }

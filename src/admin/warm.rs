@@ -1,4 +1,5 @@
-//! `POST /warm`: images are fetched before somebody asks, and each is told of when it has come. A caller that hangs up ends it;
+//! `POST /warm`: images are fetched before somebody asks, and each is told of when it has come. `POST /refresh`: the same of
+//! images that are held, which stay until the new ones are there. A caller that hangs up ends it;
 //! the fills that are under way go on.
 
 use std::sync::Arc;
@@ -27,26 +28,35 @@ struct Warm {
     tickets: Vec<String>,
 }
 
-/// Warms what `request` names: a line of JSON for each, as it is done.
-pub async fn warm(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
+/// Which tickets the origin is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fetch {
+    /// Those of which no fresh image is held.
+    Missing,
+    /// All.
+    Anew,
+}
+
+/// Fetches what `request` names: a line of JSON for each, as it is done.
+pub async fn warm(shared: Arc<Shared>, request: Request<Incoming>, wanted: Fetch) -> Answer {
     match call::read::<Warm>(request).await.and_then(|Warm { tickets }| call::tickets(&tickets)) {
         Ok(tickets) => {
             let (lines, answer) = answer::json_lines();
             // Ends with its tickets, with its reader, or with the runtime.
-            tokio::spawn(fetch(shared, tickets, lines));
+            tokio::spawn(fetch(shared, tickets, wanted, lines));
             answer
         }
         Err(bad) => bad.answer(),
     }
 }
 
-async fn fetch(shared: Arc<Shared>, tickets: Vec<Ticket>, mut lines: Sender<Bytes>) {
+async fn fetch(shared: Arc<Shared>, tickets: Vec<Ticket>, wanted: Fetch, mut lines: Sender<Bytes>) {
     let mut left = tickets.into_iter().enumerate();
     let mut under_way = JoinSet::new();
     loop {
         let free = AT_ONCE - under_way.len();
         for (place, ticket) in left.by_ref().take(free) {
-            under_way.spawn(one(Arc::clone(&shared), place, ticket));
+            under_way.spawn(one(Arc::clone(&shared), place, ticket, wanted));
         }
         let Some(done) = under_way.join_next().await else { return };
         let line = done.unwrap_or_else(|_| json!({ "result": "failed", "reason": "panicked" }));
@@ -56,9 +66,12 @@ async fn fetch(shared: Arc<Shared>, tickets: Vec<Ticket>, mut lines: Sender<Byte
     }
 }
 
-async fn one(shared: Arc<Shared>, place: usize, ticket: Ticket) -> Value {
+async fn one(shared: Arc<Shared>, place: usize, ticket: Ticket, wanted: Fetch) -> Value {
     let began = shared.clock.tick();
-    let warmed = shared.fills.warm(&ticket).await;
+    let warmed = match wanted {
+        Fetch::Missing => shared.fills.warm(&ticket).await,
+        Fetch::Anew => shared.fills.warm_anew(&ticket).await,
+    };
     let took = shared.clock.tick().since(began);
     let (result, bytes, reason) = match warmed {
         Warmed::Stored { bytes } => ("stored", Some(bytes), None),

@@ -186,7 +186,7 @@ impl App {
         let metrics = Arc::clone(&self.ground.metrics);
         let tracer = Tracer::start(&self.config.trace, self.background.handle(), &clock, &metrics);
         let tracer = tracer.map_err(StartError::CaFile)?;
-        let records = Records::new(metrics, clock, log, tracer.clone());
+        let records = Records::new(metrics, clock.clone(), log, tracer.clone());
         let services = self.services(&drain, &records)?;
         let (workers, threads) = Workers::start(&services).map_err(StartError::System)?;
         let trust = self.shared.trust.clone();
@@ -205,7 +205,7 @@ impl App {
         let shared = Arc::new(ArcSwap::new(shared));
         background.spawn(own::warm(cold, Arc::clone(&shared), drain.clone()));
         let books = Arc::new(Books::new(Arc::clone(&metrics), ground.around.clock.clone()));
-        let relays = Relays { records, shared: Arc::clone(&shared), books };
+        let relays = Relays { records: Arc::clone(&records), shared: Arc::clone(&shared), books };
         let relaying = relay.map(|listener| {
             let relay = Arc::new(Current::new(relays.relay(&config).map_err(StartError::CaFile)?));
             Ok((Arc::clone(&relay), background.spawn(relay::serve(relay, listener, drain.clone()))))
@@ -231,7 +231,7 @@ impl App {
         };
         let reload = Arc::new(reload);
         if let Some(listener) = admin {
-            let admin = Admin { drain: drain.clone(), metrics: Arc::clone(&metrics), server: Arc::clone(&reload) };
+            let admin = Admin::new(drain.clone(), Arc::clone(&metrics), records, clock, Arc::clone(&reload));
             background.spawn(admin::serve(Arc::new(admin), listener));
         }
         warn(addresses, &reload.in_force.load());

@@ -6,8 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -19,7 +17,6 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -27,12 +24,13 @@ use super::issued::older;
 use super::loopback;
 use super::stand_in::{CREATE, SHOW};
 use crate::clock::Clock;
+use crate::inline::Inline;
 use crate::moment::Wall;
 use crate::server::small::Answers;
 use crate::ticket::{Validity, mint};
 
 const PAGE: &str = include_str!("page.html");
-const ICON: &str = include_str!("icon.svg");
+const ICON: &str = include_str!("../admin/icon.svg");
 
 /// A week and two minutes: what the ticket's `+` needs, and longer than WeChat lets its pictures be kept.
 const LASTING: u32 = 604_920;
@@ -75,7 +73,7 @@ pub struct Page {
     lasting: Mutex<Option<Lasting>>,
     clock: Clock,
     read: Read,
-    policy: Policy,
+    inline: Inline,
 }
 
 /// A ticket that is shown until it is a day from its end, so that a reload finds its picture in the cache.
@@ -83,13 +81,6 @@ pub struct Page {
 struct Lasting {
     ticket: String,
     renew: Wall,
-}
-
-/// The hashes of what the page itself brings along.
-#[derive(Debug)]
-struct Policy {
-    script: String,
-    style: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -110,16 +101,14 @@ impl Page {
     /// The app that asks for its tickets through `relay`.
     pub fn new(relay: SocketAddr, clock: Clock, read: Read) -> Self {
         let calls = Client::builder(TokioExecutor::new()).pool_timer(TokioTimer::new()).build_http();
-        let policy =
-            Policy { script: hash(between("<script>", "</script>")), style: hash(between("<style>", "</style>")) };
-        Self { relay, calls, lasting: Mutex::default(), clock, read, policy }
+        Self { relay, calls, lasting: Mutex::default(), clock, read, inline: Inline::of(PAGE) }
     }
 
     async fn page(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
         match self.write().await {
             Ok(text) => {
                 let mut page = answer(StatusCode::OK, HTML, text);
-                page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, self.policy.field(port(headers)));
+                page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy(&self.inline, port(headers)));
                 page
             }
             Err(error) => answer(StatusCode::BAD_GATEWAY, PLAIN, format!("{error}\n")),
@@ -185,17 +174,10 @@ impl Answers for Page {
     }
 }
 
-impl Policy {
-    /// The poster's picture comes from the other name of this machine, hence from another origin.
-    fn field(&self, port: u16) -> HeaderValue {
-        let Self { script, style } = self;
-        let field = format!(
-            "default-src 'none'; script-src '{script}'; style-src '{style}'; connect-src 'self'; \
-             img-src 'self' http://localhost:{port} http://127.0.0.1:{port}; \
-             base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        );
-        HeaderValue::try_from(field).expect("hashes and a number are visible ASCII")
-    }
+/// The poster's picture comes from the other name of this machine, hence from another origin.
+fn policy(inline: &Inline, port: u16) -> HeaderValue {
+    let field = inline.policy(&format!("'self' http://localhost:{port} http://127.0.0.1:{port}"));
+    HeaderValue::try_from(field).expect("hashes and a number are visible ASCII")
 }
 
 fn answer(status: StatusCode, kind: HeaderValue, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -235,16 +217,6 @@ fn target(ticket: &str) -> String {
 
 fn encode(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
-}
-
-fn between(start: &str, end: &str) -> &'static str {
-    let (_, rest) = PAGE.split_once(start).expect("the page has one");
-    rest.split_once(end).expect("and closes it").0
-}
-
-/// As a policy names what is written within a page (CSP 3 §2.3.1).
-fn hash(text: &str) -> String {
-    format!("sha256-{}", STANDARD.encode(Sha256::digest(text)))
 }
 
 impl fmt::Display for NoTicket {

@@ -125,8 +125,16 @@ impl Fills {
         joined
     }
 
+    /// The same though the cache may have it.
+    fn join_or_start_anew(&self, ticket: &Ticket) -> Joined {
+        self.join_or_start_unless(Purpose::Asked, ticket, || None)
+    }
+
     fn join_or_start_for(&self, purpose: Purpose, ticket: &Ticket) -> Joined {
-        let look = || self.filler.cache.answer(ticket, self.filler.clock.now());
+        self.join_or_start_unless(purpose, ticket, || self.filler.cache.answer(ticket, self.filler.clock.now()))
+    }
+
+    fn join_or_start_unless(&self, purpose: Purpose, ticket: &Ticket, look: impl FnOnce() -> Option<Found>) -> Joined {
         match self.flights.join_or_start(ticket.key(), look) {
             Boarding::Found(found) => Joined::Found(found),
             Boarding::Joined(seat) => Joined::Filling(Filling::joined(seat)),

@@ -48,23 +48,33 @@ impl Fills {
     /// Has the image of `ticket` in the cache, if there is a way. Waits for budgets, pauses and an open circuit, within bounds.
     /// A ticket whose life is over is not asked for. Dropping the future gives up waiting; a fill it began goes on.
     pub async fn warm(&self, ticket: &Ticket) -> Warmed {
+        self.warm_by(ticket, Self::join_or_start).await
+    }
+
+    /// The same of an image that is held and fresh: it answers until the new one, or the word that it is still the same, is
+    /// there. A fill that is under way is joined.
+    pub async fn warm_anew(&self, ticket: &Ticket) -> Warmed {
+        self.warm_by(ticket, Self::join_or_start_anew).await
+    }
+
+    async fn warm_by(&self, ticket: &Ticket, join: fn(&Self, &Ticket) -> Joined) -> Warmed {
         if self.is_over(ticket) {
             return Warmed::Failed(EXPIRED);
         }
         let mut wait = FIRST_WAIT;
         for _ in 1..MOST_TRIES {
-            match self.try_to_warm(ticket).await {
+            match self.try_to_warm(ticket, join).await {
                 Err(later) => tokio::time::sleep(later.clamp(wait, LONGEST_WAIT)).await,
                 Ok(warmed) => return warmed,
             }
             wait = (wait * 2).min(LAST_WAIT);
         }
-        self.try_to_warm(ticket).await.unwrap_or(Warmed::Failed("busy"))
+        self.try_to_warm(ticket, join).await.unwrap_or(Warmed::Failed("busy"))
     }
 
     /// `Err` says when to try again.
-    async fn try_to_warm(&self, ticket: &Ticket) -> Result<Warmed, Duration> {
-        let Filled { verdict, .. } = match self.join_or_start(ticket) {
+    async fn try_to_warm(&self, ticket: &Ticket, join: fn(&Self, &Ticket) -> Joined) -> Result<Warmed, Duration> {
+        let Filled { verdict, .. } = match join(self, ticket) {
             Joined::Found(Found::Image(image)) => return Ok(Warmed::Held { bytes: image.body.len() }),
             Joined::Found(Found::Negative(negative)) => return Ok(Warmed::Failed(negative_reason(&negative))),
             Joined::Filling(filling) => filling.end().await,

@@ -26,6 +26,7 @@ pub use tally::{Source, Tally};
 
 use crate::cache::Store;
 use crate::cache::status::Outcome;
+use crate::latency::{Counts, Latency};
 use crate::limit::BudgetName;
 use crate::moment::Wall;
 use crate::route::Kind;
@@ -96,6 +97,8 @@ pub struct Metrics {
     spans: Family<FateLabels, Counter>,
     spans_by: [Counter; Fate::ALL.len()],
     tallies: Tallies,
+    /// The same as `origin_duration`, which nobody can read.
+    origin_latency: Latency,
     gauges: Gauges,
 }
 
@@ -113,6 +116,10 @@ pub enum Fate {
 /// Sums for a view of the whole.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
+    /// Requests of every kind.
+    pub requests: u64,
+    /// Image requests.
+    pub images: u64,
     /// Image requests answered from the cache.
     pub hits: u64,
     /// Image requests for which the origin was asked or a fill was joined.
@@ -220,6 +227,7 @@ impl Metrics {
             spans_by: Fate::ALL.map(fate),
             spans,
             tallies: Tallies::default(),
+            origin_latency: Latency::default(),
             gauges: Gauges::default(),
         };
         metrics.register(start);
@@ -343,6 +351,17 @@ impl Metrics {
     /// Notes how long the origin took.
     pub fn origin_answered(&self, took: Duration) {
         self.origin_duration.observe(took.as_secs_f64());
+        self.origin_latency.note(took);
+    }
+
+    /// How long the origin took, so far.
+    pub fn origin_latency(&self) -> Counts {
+        self.origin_latency.counts()
+    }
+
+    /// How long hits took, so far.
+    pub fn hit_latency(&self) -> Counts {
+        self.tallies.hits()
     }
 
     /// Counts an entry of `store` that went for want of room.
@@ -381,6 +400,16 @@ impl Metrics {
         self.certificate_ends.get_or_create(&FileLabels { file: "tls.cert" }).set(end.unix());
     }
 
+    /// How many calls each budget refused.
+    pub fn refusals(&self) -> [(BudgetName, u64); BudgetName::ALL.len()] {
+        BudgetName::ALL.map(|budget| (budget, self.refusals_by[budget as usize].get()))
+    }
+
+    /// When the TLS certificate in force ends; `None` without TLS.
+    pub fn certificate_end(&self) -> Option<Wall> {
+        self.certificate_ends.get(&FileLabels { file: "tls.cert" }).map(|end| Wall::from_unix(end.get()))
+    }
+
     /// How many client connections are open.
     pub fn open_connections(&self) -> u64 {
         u64::try_from(self.connections_open.get()).unwrap_or(0)
@@ -390,12 +419,21 @@ impl Metrics {
     pub fn totals(&self) -> Totals {
         let image = &self.handles[Kind::Image as usize];
         let count = |cache: usize| image.iter().filter_map(|class| class[cache].get()).map(Counter::get).sum::<u64>();
+        let of_kind = |kind: Kind| self.handles[kind as usize].iter().flatten().filter_map(OnceLock::get);
+        let all = |kind: Kind| of_kind(kind).map(Counter::get).sum::<u64>();
         let sum = |which: fn(&str) -> bool| {
             let labels = Outcome::LABELS.iter().enumerate().filter(|(_, label)| which(label));
             labels.map(|(cache, _)| count(cache)).sum()
         };
         let refused = self.refusals_by.iter().map(Counter::get).sum();
-        Totals { hits: sum(Outcome::is_hit), misses: sum(Outcome::is_miss), refused }
+        let requests = Kind::ALL.map(all).iter().sum();
+        Totals {
+            requests,
+            images: all(Kind::Image),
+            hits: sum(Outcome::is_hit),
+            misses: sum(Outcome::is_miss),
+            refused,
+        }
     }
 
     /// The metrics in the OpenMetrics text format, with `reading` as of now.

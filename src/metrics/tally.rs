@@ -13,6 +13,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
+use crate::latency::Counts;
+
 /// Upper bounds of the buckets, in microseconds: from what a hit takes to what a budget's wait makes of it.
 const BOUNDS: [u32; 13] = [10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 1_000_000];
 
@@ -129,6 +131,13 @@ impl Tallies {
 
     fn sum<T: std::iter::Sum>(&self, of: impl Fn(&Tally) -> T) -> T {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|tally| of(tally)).sum()
+    }
+
+    /// How long hits took.
+    pub(super) fn hits(&self) -> Counts {
+        let count = |bucket: usize| self.sum(|tally| tally.hits.buckets[bucket].load(Ordering::Relaxed));
+        let bounds = BOUNDS.iter().map(|micros| Duration::from_micros(u64::from(*micros))).chain([Duration::MAX]);
+        bounds.enumerate().map(|(bucket, bound)| (bound, count(bucket))).collect()
     }
 
     fn encode_hits(&self, mut metric: MetricEncoder<'_>) -> std::fmt::Result {

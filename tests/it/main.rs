@@ -33,6 +33,8 @@ mod relay;
 mod reload;
 mod server;
 mod stale;
+mod status;
+mod status_browser;
 mod succession;
 mod tls_app;
 mod tls_http2;

@@ -104,6 +104,32 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", &features);
     }
 
+    /// Presses a key that writes nothing, such as `Tab`, whose code is `code`.
+    pub fn press(&self, key: &str, code: u32) {
+        for event in ["rawKeyDown", "keyUp"] {
+            let parameters = json!({ "type": event, "key": key, "code": key, "windowsVirtualKeyCode": code });
+            self.devtools("Input.dispatchKeyEvent", &parameters);
+        }
+    }
+
+    /// Role and name of everything that a screen reader is told.
+    pub fn told_to_readers(&self) -> Vec<(String, String)> {
+        self.devtools("Accessibility.enable", &json!({}));
+        let tree = self.devtools("Accessibility.getFullAXTree", &json!({}));
+        let text = |node: &Value, part: &str| node[part]["value"].as_str().unwrap_or_default().to_owned();
+        let nodes = tree["nodes"].as_array().expect("a list").iter().filter(|node| node["ignored"] != true);
+        nodes.map(|node| (text(node, "role"), text(node, "name"))).collect()
+    }
+
+    /// Waits until `script` returns true.
+    pub fn until(&self, script: &str) {
+        let waiting = format!(
+            "const done = arguments[0]; const check = () => {{ {script} }};
+             const look = () => check() === true ? done(true) : setTimeout(look, 20); look();"
+        );
+        self.post("/execute/async", &json!({ "script": waiting, "args": [] }));
+    }
+
     /// What went to the console since the last look.
     pub fn console(&self) -> Vec<Value> {
         self.post("/se/log", &json!({ "type": "browser" })).as_array().cloned().expect("a list")
