@@ -65,10 +65,10 @@ pub(super) fn is_successor() -> bool {
 
 /// Tells whoever started us that we serve: a predecessor, or systemd.
 pub(super) fn tell_ready() {
+    tell_systemd(NotifyState::Ready);
     if is_successor() {
         say(READY);
     }
-    tell_systemd(NotifyState::Ready);
 }
 
 /// Takes as own what a predecessor learns until it ends.

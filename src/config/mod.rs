@@ -93,7 +93,9 @@ impl Config {
     pub fn credential(sources: Sources) -> Result<Option<Credential>, String> {
         let mut settings = Settings::open(sources);
         if let Some(text) = settings.text("admin.token") {
-            return Credential::of(&text).map(Some).ok_or_else(|| format!("admin.token {NO_TOKEN}"));
+            return Credential::of(&text)
+                .map(Some)
+                .ok_or_else(|| format!("admin.token (TICKETGATE_ADMIN_TOKEN) {NO_TOKEN}"));
         }
         let file = settings.text("admin.token_file").map(PathBuf::from);
         let read = |path: PathBuf| {

@@ -156,7 +156,10 @@ async fn the_token_comes_from_the_environment_or_the_configuration_and_is_never_
     assert!(!wrong.err.contains("tokem"), "{wrong:?}");
     let none = run(given("two words"), &one).await;
     assert_eq!(none.code, Some(2), "{none:?}");
-    assert_eq!(none.err, "ticketgate: admin.token holds no token of 1 to 512 visible ASCII characters\n");
+    assert_eq!(
+        none.err,
+        "ticketgate: admin.token (TICKETGATE_ADMIN_TOKEN) holds no token of 1 to 512 visible ASCII characters\n"
+    );
     assert_eq!(origin.count(), 0);
     assert_eq!(run(given(CANARY), &one).await.code, Some(0));
     let directory = TempDir::new().unwrap();

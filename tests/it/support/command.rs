@@ -22,6 +22,8 @@ pub fn ticketgate(directory: &TempDir, arguments: &[&str]) -> Command {
 pub struct Server {
     child: Child,
     stderr: BufReader<ChildStderr>,
+    /// Lines that nobody asked for yet: two processes that share this pipe say things in either order.
+    passed: Vec<Value>,
     directory: TempDir,
 }
 
@@ -41,7 +43,7 @@ impl Server {
     pub fn run(mut command: Command, directory: TempDir) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        Self { child, stderr, directory }
+        Self { child, stderr, passed: Vec::new(), directory }
     }
 
     pub fn directory(&self) -> &Path {
@@ -63,17 +65,19 @@ impl Server {
         self.log_line_that(message, |line| line["message"] == message)
     }
 
-    /// The next log line that fits.
+    /// The next log line that fits, of those that were not asked for yet.
     pub fn log_line_that(&mut self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
-        let mut passed = Vec::new();
+        if let Some(found) = self.passed.iter().position(&fits) {
+            return self.passed.remove(found);
+        }
         for _ in 0..100 {
             let line = self.log_line();
             if fits(&line) {
                 return line;
             }
-            passed.push(line);
+            self.passed.push(line);
         }
-        panic!("never logged: {what}; but {passed:#?}")
+        panic!("never logged: {what}; but {:#?}", self.passed)
     }
 
     /// What is written, by whoever shares its standard error too, until `end` is.
