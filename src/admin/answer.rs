@@ -35,6 +35,13 @@ pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
     page(status, PLAIN, text)
 }
 
+/// That it is done.
+pub fn done() -> Answer {
+    let mut response = text(StatusCode::NO_CONTENT, "");
+    response.headers_mut().remove(header::CONTENT_TYPE);
+    response
+}
+
 /// `value`, for people to read too.
 pub fn json(status: StatusCode, value: &Value) -> Answer {
     page(status, JSON, format!("{value:#}\n"))

@@ -9,7 +9,7 @@ use http::{HeaderValue, Request, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::Value;
 
-use super::answer::{Answer, text};
+use super::answer::{Answer, done, text};
 use super::call::{self, BadCall};
 use crate::fill::Registration;
 use crate::metrics::Metrics;
@@ -67,7 +67,7 @@ pub(super) async fn register(shared: Arc<Shared>, metrics: &Metrics, request: Re
         Ok(Ok(())) => {
             metrics.tickets_registered.inc_by(count as u64);
             tracing::info!(tickets = count, "registered");
-            text(StatusCode::NO_CONTENT, "")
+            done()
         }
         Ok(Err(why)) => refused(&why),
         Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the registration failed; see the log\n"),

@@ -300,6 +300,22 @@ async fn what_is_no_registration_is_refused_as_a_whole() {
     assert_eq!((proxy.image("good").await.status, proxy.running.reading().own_tickets), (403, 0), "nothing changed");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_registers_while_a_successor_takes_over_is_told_to_come_again() {
+    let directory = TempDir::new().unwrap();
+    let origin = Origin::answering(Answer::image()).await;
+    let proxy = Proxy::with(&origin, own(&file(&directory)));
+    let store = Arc::clone(proxy.running.store().unwrap());
+    store.let_go();
+    let later = register(proxy.admin(), &json!({"ticket": "a"})).await;
+    assert_eq!((later.status, later.header("retry-after")), (503, Some("2")), "{}", later.text());
+    assert_eq!(proxy.image("a").await.status, 403, "nothing changed");
+    store.take_back();
+    let (code, out, told) = registered(proxy.admin(), "a", None).await;
+    assert_eq!((code, &*out), (Some(0), "1 registered\n"), "the command comes again: {told}");
+    assert_eq!(proxy.image("a").await.status, 200);
+}
+
 /// Has the command serve own tickets alone. What is warmed would come from an origin that is not there.
 fn serving(command: &mut Command) -> &mut Command {
     command.args(ON_FREE_PORTS).args(["--origin", "http://127.0.0.1:9"]).env("TICKETGATE_TICKETS_STORE", "own.redb");

@@ -91,6 +91,7 @@ async fn what_is_under_way_ends_where_it_began() {
     origin.has_been_asked(2).await;
     server.signal(Signal::USR2);
     let heir = Heir::of(&server.log_line_saying("a successor serves"));
+    server.log_line_that("the drain", |line| line["message"].as_str().unwrap_or("").starts_with("draining"));
     let last = idle.get(&target, "").await;
     assert_eq!((last.status, last.header("connection")), (200, Some("close")));
     assert!(last.cache_status().contains("hit"), "it is still the old one: {}", last.cache_status());
