@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+pub use parts::rules;
 use parts::{Ground, Relays};
 use reload::Reload;
 pub use running::{Ending, Running};

@@ -92,13 +92,7 @@ impl Ground {
             store: self.store.clone(),
             origin,
             limits: Arc::clone(limits),
-            rules: Rules {
-                default_ttl: config.cache.default_ttl,
-                negative_ttl: config.cache.negative_ttl,
-                grace: config.cache.grace,
-                pass_headers: config.cache.pass_headers.clone(),
-                remember_late: config.tickets.expired == Expired::Ask,
-            },
+            rules: rules(config),
             clock,
             metrics: Arc::clone(&self.metrics),
             faults,
@@ -135,6 +129,17 @@ impl Relays {
     pub(super) fn relay(&self, config: &Config) -> Result<Relay, BadCaFile> {
         let (records, shared, books) = (Arc::clone(&self.records), Arc::clone(&self.shared), Arc::clone(&self.books));
         Relay::new(&config.relay, &config.origin, config.server.timeouts.body, shared, records, books)
+    }
+}
+
+/// By what answers of the origin are judged.
+pub fn rules(config: &Config) -> Rules {
+    Rules {
+        default_ttl: config.cache.default_ttl,
+        negative_ttl: config.cache.negative_ttl,
+        grace: config.cache.grace,
+        pass_headers: config.cache.pass_headers.clone(),
+        remember_late: config.tickets.expired == Expired::Ask,
     }
 }
 

@@ -1,11 +1,13 @@
-//! `ticketgate inspect`: what a ticket says of itself. Asks nobody.
+//! `ticketgate inspect`: what a ticket says of itself. Asks nobody, unless told to ([`super::fetch`]).
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 
-use super::{fail, say};
+use super::fetch::{Exchange, Fetch};
+use super::{BAD_USAGE, Options, complain, fail, say};
 use crate::clock::Clock;
 use crate::ticket::{Report, Ticket};
 
@@ -14,8 +16,10 @@ Examples (the ticket is the sample in WeChat's documentation):
   ticketgate inspect 'gQH47joAAAAAAAAAASxodHRwOi8vd2VpeGluLnFxLmNvbS9xL2taZ2Z3TVRtNzJXV1Brb3ZhYmJJAAIEZ23sUwMEmm3sUw=='
   ticketgate inspect 'https://mp.weixin.qq.com/cgi-bin/showqrcode?ticket=TICKET'
   ticketgate inspect --json TICKET | jq .expires
+  ticketgate inspect --fetch TICKET                       what does the origin really send? For a bug report
+  ticketgate inspect --fetch --json --origin https://mp.weixin.qq.com TICKET | jq .fetch.proxy
 
-Exits 0 also when the ticket is not recognised (\"recognised\": false): WeChat decides about it.";
+Without --fetch nobody is asked. Exits 0 also when the ticket is not recognised (\"recognised\": false): WeChat decides about it.";
 
 /// What to inspect, and for whom.
 #[derive(Debug, Args)]
@@ -25,21 +29,53 @@ pub(super) struct Inspect {
     /// One JSON object instead of lines.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    fetch: Fetch,
+}
+
+/// The report, and what was fetched if something was.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetch: Option<&'a Exchange>,
 }
 
 impl Inspect {
-    pub(super) fn run(&self) -> ExitCode {
-        let report = match Ticket::find(&self.ticket) {
-            Ok(ticket) => Report::of(&ticket, Clock::system().now().wall),
+    /// `before` are the flags that stand before the command; they say something of what is fetched only.
+    pub(super) fn run(self, before: Options, environment: Vec<(String, String)>) -> ExitCode {
+        if !self.fetch.wanted && before != Options::default() {
+            complain("without --fetch this command takes none of the flags that stand before it; see its --help");
+            return ExitCode::from(BAD_USAGE);
+        }
+        let ticket = match Ticket::find(&self.ticket) {
+            Ok(ticket) => ticket,
             Err(bad) => return fail(bad),
         };
-        if self.json {
-            say(serde_json::to_string_pretty(&report).expect("text, numbers and booleans are JSON"));
-        } else {
-            say(lines(&report).join("\n"));
+        let report = Report::of(&ticket, Clock::system().now().wall);
+        if !self.fetch.wanted {
+            tell(&report, None, self.json);
+            return ExitCode::SUCCESS;
         }
-        ExitCode::SUCCESS
+        match self.fetch.run(&ticket, before, environment) {
+            Ok(exchange) => {
+                tell(&report, Some(&exchange), self.json);
+                exchange.exit_code()
+            }
+            Err(refused) => refused,
+        }
     }
+}
+
+fn tell(report: &Report, fetch: Option<&Exchange>, as_json: bool) {
+    if as_json {
+        let told = Told { report, fetch };
+        return say(serde_json::to_string_pretty(&told).expect("text, numbers and booleans are JSON"));
+    }
+    let mut lines = lines(report);
+    lines.extend(fetch.iter().flat_map(|exchange| exchange.lines()));
+    say(lines.join("\n"));
 }
 
 /// For people: what is unknown is left out, and what follows from it is said.

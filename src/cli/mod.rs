@@ -3,9 +3,11 @@
 
 mod check;
 mod demo;
+mod fetch;
 mod health;
 mod inspect;
 mod listed;
+mod manual;
 mod operator;
 mod progress;
 mod purge;
@@ -35,8 +37,13 @@ Examples:
   ticketgate --config /etc/ticketgate/ticketgate.toml
   ticketgate check                                    is the configuration valid?
   ticketgate inspect TICKET                           what does a ticket say?
+  ticketgate inspect --fetch TICKET                   and what does WeChat really send for it?
   ticketgate health                                   is the server that runs here ready?
   ticketgate register tickets.txt                     make tickets the own ones of the server that runs here
+  ticketgate warm tickets.txt                         have it fetch images before somebody asks
+  ticketgate purge TICKET                             have it forget one
+  ticketgate completions bash                         for your shell
+  ticketgate man | man -l -                           all of this to read
 
 Then let pages write <img src=\"/cgi-bin/showqrcode?ticket=TICKET\">.
 
@@ -66,7 +73,8 @@ enum Command {
     /// Says whether the configuration is valid, without starting anything.
     #[command(after_help = "Example: ticketgate check --config ticketgate.toml && systemctl restart ticketgate")]
     Check(Options),
-    /// Says what a ticket contains: its url, creation and expiry, and what had to be mended. Asks nobody.
+    /// Says what a ticket contains: its url, creation and expiry, and what had to be mended. With --fetch also what the
+    /// origin really sends for it.
     #[command(after_help = inspect::EXAMPLES)]
     Inspect(inspect::Inspect),
     /// Asks a running server whether it is ready: one line and an exit code, for probes.
@@ -81,6 +89,12 @@ enum Command {
     /// Makes tickets that were minted before a running server's own: it serves them when it serves no others.
     #[command(after_help = register::EXAMPLES)]
     Register(register::Register),
+    /// Prints what lets a shell complete these commands.
+    #[command(after_help = manual::COMPLETIONS)]
+    Completions(manual::Completions),
+    /// Prints the manual page.
+    #[command(after_help = manual::MAN)]
+    Man,
 }
 
 /// Where the configuration comes from.
@@ -160,7 +174,7 @@ pub fn run(
     match command.unwrap_or(Command::Serve(Options::default())) {
         Command::Serve(behind) => serve::serve(behind.or(options).sources(environment)),
         Command::Check(behind) => check::check(behind.or(options).load(environment)),
-        Command::Demo(_) | Command::Inspect(_) if options != Options::default() => {
+        Command::Demo(_) | Command::Completions(_) | Command::Man if options != Options::default() => {
             complain("this command takes none of the flags that stand before it; see its --help");
             ExitCode::from(BAD_USAGE)
         }
@@ -169,7 +183,9 @@ pub fn run(
         Command::Purge(purge) => purge.run(&options, &environment),
         Command::Register(register) => register.run(&options, &environment),
         Command::Demo(show) => show.run(),
-        Command::Inspect(inspect) => inspect.run(),
+        Command::Completions(completions) => completions.run(),
+        Command::Man => manual::man(),
+        Command::Inspect(inspect) => inspect.run(options, environment),
     }
 }
 

@@ -19,7 +19,9 @@ use crate::cache::freshness::Exchange;
 use crate::clock::Clock;
 use crate::outbound::pooled::{self, Unanswered};
 use crate::outbound::trouble::links;
-use crate::outbound::{BadCaFile, Connector, PING_AFTER, PING_ECHO, Trouble, Wire, certificate_cause, trust};
+use crate::outbound::{
+    BadCaFile, Connector, PING_AFTER, PING_ECHO, Transcript, Trouble, Wire, certificate_cause, trust,
+};
 
 /// Shorter than WeChat's keep-alive, so that we rarely meet a connection it is just closing.
 const POOL_IDLE: Duration = Duration::from_secs(20);
@@ -70,7 +72,20 @@ pub struct Client {
 impl Client {
     /// A client under the deadlines of `config`, which reads at most `max_image` bytes of an image.
     pub fn new(config: &Config, max_image: usize, clock: Clock) -> Result<Self, BadCaFile> {
-        let tls = trust::client_config("origin.ca_file", config.ca_file.as_deref())?;
+        Ok(Self::over(connector(config)?, config, max_image, clock))
+    }
+
+    /// The same for one exchange, of which notes are taken.
+    pub fn noting(
+        config: &Config,
+        max_image: usize,
+        clock: Clock,
+        transcript: Arc<Transcript>,
+    ) -> Result<Self, BadCaFile> {
+        Ok(Self::over(connector(config)?.noting(transcript), config, max_image, clock))
+    }
+
+    fn over(connector: Connector, config: &Config, max_image: usize, clock: Clock) -> Self {
         let pool = Pool::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
@@ -78,9 +93,9 @@ impl Client {
             .timer(TokioTimer::new())
             .http2_keep_alive_interval(PING_AFTER)
             .http2_keep_alive_timeout(PING_ECHO)
-            .build(Connector::new(tls, config.connect_timeout));
+            .build(connector);
         let (first_byte_timeout, fill_timeout) = (config.first_byte_timeout, config.fill_timeout);
-        Ok(Self { pool, first_byte_timeout, fill_timeout, max_image, retries: AtomicU32::new(RETRIES), clock })
+        Self { pool, first_byte_timeout, fill_timeout, max_image, retries: AtomicU32::new(RETRIES), clock }
     }
 
     /// Sends what `request` makes and reads the answer, all within `origin.fill_timeout`. Dropping the future closes the
@@ -146,6 +161,11 @@ impl Client {
         let earn = |left: u32| (left < RETRIES).then_some(left + 1);
         let _ = self.retries.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earn);
     }
+}
+
+fn connector(config: &Config) -> Result<Connector, BadCaFile> {
+    let tls = trust::client_config("origin.ca_file", config.ca_file.as_deref())?;
+    Ok(Connector::new(tls, config.connect_timeout))
 }
 
 /// Why an exchange came to nothing.

@@ -5,6 +5,7 @@ mod circuit;
 pub mod client;
 pub mod config;
 pub mod failure;
+pub mod probe;
 mod skew;
 mod template;
 

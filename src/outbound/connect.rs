@@ -1,6 +1,7 @@
 //! Opens connections: name, TCP and TLS under one deadline.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
 use tower_service::Service;
 
+use super::transcript::Transcript;
 use super::wire::Wired;
 
 /// What goes wrong below HTTP; [`super::trouble`] knows what it is.
@@ -22,6 +24,7 @@ type Opening = Pin<Box<dyn Future<Output = Result<TokioIo<Wired>, ConnectError>>
 pub struct Connector {
     https: HttpsConnector<HttpConnector>,
     timeout: Duration,
+    transcript: Option<Arc<Transcript>>,
 }
 
 /// The connection was not there in time.
@@ -32,20 +35,26 @@ impl Connector {
     /// A connector that verifies by `tls`, offers every version of HTTP over it, and gives up after `timeout`.
     pub fn new(tls: rustls::ClientConfig, timeout: Duration) -> Self {
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
-        Self { https: https.enable_all_versions().wrap_connector(sockets()), timeout }
+        Self { https: https.enable_all_versions().wrap_connector(sockets()), timeout, transcript: None }
     }
 
     /// The same for HTTP/1.1 alone.
     pub fn of_http1(tls: rustls::ClientConfig, timeout: Duration) -> Self {
         let https = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
-        Self { https: https.enable_http1().wrap_connector(sockets()), timeout }
+        Self { https: https.enable_http1().wrap_connector(sockets()), timeout, transcript: None }
+    }
+
+    /// The same, which notes what passes; for one exchange.
+    #[must_use]
+    pub fn noting(self, transcript: Arc<Transcript>) -> Self {
+        Self { transcript: Some(transcript), ..self }
     }
 
     /// Opens a connection to the host of `uri`. Dropping the future gives it up.
     pub async fn open(&self, uri: Uri) -> Result<TokioIo<Wired>, ConnectError> {
         let opening = self.https.clone().call(uri);
         let stream = tokio::time::timeout(self.timeout, opening).await.map_err(|_| ConnectTimedOut)??;
-        Ok(TokioIo::new(Wired::new(stream)))
+        Ok(TokioIo::new(Wired::noting(stream, self.transcript.clone())))
     }
 }
 

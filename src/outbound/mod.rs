@@ -1,9 +1,10 @@
 //! Going out, to the origin and to the app: how a connection is opened and whom TLS believes ([`connect`], [`trust`]), what
-//! came over it ([`wire`]), why there is none ([`trouble`]), and how long one waits. What is sent, over which connection, and
+//! came over it ([`wire`], and for who looks [`transcript`]), why there is none ([`trouble`]), and how long one waits. What is sent, over which connection, and
 //! what an answer means, is left to [`crate::origin`] and [`crate::forward`].
 
 pub mod connect;
 pub mod pooled;
+pub mod transcript;
 pub mod trouble;
 pub mod trust;
 pub mod wire;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 pub use connect::Connector;
 use tokio::time::{Instant, sleep_until};
+pub use transcript::Transcript;
 pub use trouble::{Trouble, certificate_cause};
 pub use trust::{BadCaFile, check_ca_file};
 pub use wire::Wire;

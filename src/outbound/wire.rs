@@ -13,6 +13,8 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::transcript::Transcript;
+
 /// What has come over one connection. Rides along with every answer that hyper's pool has from it.
 #[derive(Debug, Default)]
 pub struct Wire {
@@ -28,6 +30,7 @@ pub struct Wired {
     wire: Arc<Wire>,
     /// The peer takes no more.
     is_deaf: bool,
+    transcript: Option<Arc<Transcript>>,
 }
 
 impl Wire {
@@ -44,9 +47,19 @@ impl Wire {
 }
 
 impl Wired {
-    /// Counts what comes over `stream`.
-    pub fn new(stream: MaybeHttpsStream<TokioIo<TcpStream>>) -> Self {
-        Self { stream: TokioIo::new(stream), wire: Arc::default(), is_deaf: false }
+    /// Counts what comes over `stream`, and notes what passes where there is a `transcript`.
+    pub fn noting(stream: MaybeHttpsStream<TokioIo<TcpStream>>, transcript: Option<Arc<Transcript>>) -> Self {
+        if let Some(transcript) = &transcript {
+            let (socket, tls) = match &stream {
+                MaybeHttpsStream::Http(socket) => (socket.inner(), None),
+                MaybeHttpsStream::Https(stream) => {
+                    let (socket, tls) = stream.inner().get_ref();
+                    (socket.inner().inner(), Some(tls))
+                }
+            };
+            transcript.connected(socket.peer_addr().ok(), tls);
+        }
+        Self { stream: TokioIo::new(stream), wire: Arc::default(), is_deaf: false, transcript }
     }
 
     /// The count.
@@ -58,9 +71,7 @@ impl Wired {
     pub fn into_clear(self) -> Result<TcpStream, Box<Self>> {
         match self.stream.into_inner() {
             MaybeHttpsStream::Http(socket) => Ok(socket.into_inner()),
-            stream @ MaybeHttpsStream::Https(_) => {
-                Err(Box::new(Self { stream: TokioIo::new(stream), wire: self.wire, is_deaf: self.is_deaf }))
-            }
+            stream @ MaybeHttpsStream::Https(_) => Err(Box::new(Self { stream: TokioIo::new(stream), ..self })),
         }
     }
 }
@@ -91,6 +102,9 @@ impl AsyncRead for Wired {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
         self.wire.read.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
+        if let Some(transcript) = &self.transcript {
+            transcript.received(&buf.filled()[before..]);
+        }
         polled
     }
 }
@@ -101,6 +115,9 @@ impl AsyncWrite for Wired {
             return Poll::Ready(Ok(buf.len()));
         }
         let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if let (Some(transcript), Poll::Ready(Ok(written))) = (&self.transcript, &written) {
+            transcript.sent(&buf[..*written]);
+        }
         self.heard(written, buf.len())
     }
 
@@ -114,6 +131,9 @@ impl AsyncWrite for Wired {
             return Poll::Ready(Ok(offered));
         }
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        if let (Some(transcript), Poll::Ready(Ok(written))) = (&self.transcript, &written) {
+            transcript.sent_pieces(bufs, *written);
+        }
         self.heard(written, offered)
     }
 
