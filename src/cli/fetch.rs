@@ -11,7 +11,7 @@ use http::HeaderMap;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::{Options, complain, refuse};
+use super::{BAD_USAGE, Options, complain, fail, inspect, refuse};
 use crate::app::rules;
 use crate::cache::format::Format;
 use crate::clock::Clock;
@@ -94,13 +94,13 @@ impl Fetch {
         let config = own.or(before).load(environment).map_err(|mistakes| refuse(&mistakes))?.config;
         let clock = Clock::system();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| super::fail(format_args!("cannot ask: {error}")))?;
+        let runtime = runtime.map_err(|error| fail(format_args!("cannot ask: {error}")))?;
         let probed = runtime.block_on(probe(&config.origin, config.cache.max_image, &clock, ticket));
         // A lookup of a name that hangs is not waited for.
         runtime.shutdown_background();
         let probe = probed.map_err(|bad| {
             complain(bad);
-            ExitCode::from(super::BAD_USAGE)
+            ExitCode::from(BAD_USAGE)
         })?;
         Ok(Exchange::of(probe, ticket, &config, &clock))
     }
@@ -126,7 +126,7 @@ impl Exchange {
 
     /// Whether an image came; if not, the reason is told.
     pub(super) fn exit_code(&self) -> ExitCode {
-        if self.proxy.image { ExitCode::SUCCESS } else { super::fail(&self.proxy.text) }
+        if self.proxy.image { ExitCode::SUCCESS } else { fail(&self.proxy.text) }
     }
 
     /// For people.
@@ -309,9 +309,9 @@ impl Judged {
     }
 }
 
-/// In whole seconds.
+/// The nearest second: some milliseconds have passed since the answer came.
 fn span(duration: Duration) -> String {
-    humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
+    inspect::span(duration.saturating_add(Duration::from_millis(500)).as_secs())
 }
 
 #[cfg(test)]

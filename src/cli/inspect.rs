@@ -108,7 +108,7 @@ fn end(report: &Report) -> String {
 }
 
 /// The two largest units: nobody plans in seconds for a year.
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     let whole = humantime::format_duration(Duration::from_secs(seconds)).to_string();
     whole.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }

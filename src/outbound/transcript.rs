@@ -106,7 +106,7 @@ mod tests {
         transcript.received(&[]);
         assert_eq!(transcript.notes().first_byte, None, "the end is no byte");
         for _ in 0..3 {
-            transcript.received(&[b'x'; MOST_KEPT / 2 + 1]);
+            transcript.received(&vec![b'x'; MOST_KEPT / 2 + 1]);
         }
         transcript.sent_pieces(&[IoSlice::new(b"GET "), IoSlice::new(b"/ HTTP"), IoSlice::new(b"/1.1")], 6);
         let notes = transcript.notes();

@@ -17,6 +17,7 @@ mod fills;
 mod forward;
 mod framing;
 mod health;
+mod inspect_fetch;
 mod limits;
 mod log;
 mod metrics;
