@@ -48,7 +48,7 @@ impl Progress {
         let rate = done as f64 / now.since(self.began).as_secs_f64().max(0.001);
         if let Some(bar) = &self.bar {
             bar.inc(by);
-            bar.set_message(format!("{what}, {rate:.0}/s"));
+            bar.set_message(format!("{rate:.0}/s  {what}"));
         } else if now.since(self.told) >= TELL_EVERY {
             self.told = now;
             complain(format_args!("{what}, {rate:.0}/s"));
@@ -64,9 +64,10 @@ impl Progress {
     }
 }
 
+/// What a narrow window cuts off stands last.
 fn bar(length: Option<u64>) -> ProgressBar {
     let (bar, template) = match length {
-        Some(length) => (ProgressBar::new(length), "{bar:24} {percent:>3}%  {msg}  {eta} left"),
+        Some(length) => (ProgressBar::new(length), "{bar:20} {percent:>3}%  {eta} left  {msg}"),
         None => (ProgressBar::new_spinner(), "{spinner} {elapsed}  {msg}"),
     };
     let style = ProgressStyle::with_template(template).expect("a template that is written well");
