@@ -193,7 +193,7 @@ async fn a_server_that_is_gone_in_the_middle_ends_it_with_what_was_done() {
     let mut child = start(asking(admin, &["warm", "-"]));
     let list: String = (0..40).fold(String::new(), |list, number| list + &tickets::permanent(number) + "\n");
     child.stdin.take().unwrap().write_all(list.as_bytes()).unwrap();
-    origin.has_been_asked(21).await;
+    origin.has_been_asked(6).await;
     server.signal(Signal::KILL);
     let seen = tokio::task::spawn_blocking(|| Seen::of(child)).await.unwrap();
     // Some may have been on their way to the command.
