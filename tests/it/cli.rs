@@ -182,7 +182,8 @@ fn canary() -> String {
     format!("CANARY{:016x}", RandomState::new().hash_one(0))
 }
 
-/// Every way in which a relayed call can end; what was told of it by answers, metrics and the log at its finest.
+/// Every way in which a relayed call can end; what was told of it by answers, the operator's pages, the log at its finest and the
+/// file of own tickets.
 async fn told_of_relaying(token: &str, url: &str, forward: &str) -> String {
     let origin = Origin::answering(Answer::image()).await;
     let directory = TempDir::new().unwrap();
@@ -197,6 +198,7 @@ async fn told_of_relaying(token: &str, url: &str, forward: &str) -> String {
         ("ORIGIN_FILL_TIMEOUT", "400ms"),
         ("ORIGIN_CONNECT_TIMEOUT", "200ms"),
         ("DRAIN_DELAY", "0s"),
+        ("TICKETS_STORE", "own.redb"),
     ] {
         command.env(format!("TICKETGATE_{key}"), value);
     }
@@ -228,11 +230,15 @@ async fn told_of_relaying(token: &str, url: &str, forward: &str) -> String {
     let mut gone = Connection::open(relay).await;
     gone.send(format!("POST {create} HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{{")).await;
     drop(gone);
-    let page =
-        Connection::to_operator(address(&listening, "admin")).await.get("/metrics", "Connection: close\r\n").await;
-    told.push_str(page.text());
+    let ticket = format!("/inspect?ticket={}", tickets::encode(SAMPLE));
+    for page in ["/metrics", "/", "/status", "/failures", "/images", "/config", &ticket] {
+        let page = Connection::to_operator(address(&listening, "admin")).await.get(page, "Connection: close\r\n").await;
+        assert_eq!(page.status, 200, "{}", page.text());
+        told.push_str(page.text());
+    }
     server.signal(Signal::TERM);
     told.push_str(&server.log_to_the_end());
+    told.push_str(&String::from_utf8_lossy(&std::fs::read(server.directory().join("own.redb")).unwrap()));
     told
 }
 
