@@ -29,6 +29,7 @@ use crate::fill::{Fills, Joined};
 use crate::forward::Forward as App;
 use crate::limit::{Admitted, Client, Limits, Trust};
 use crate::metrics::Reading;
+use crate::moment::Moment;
 use crate::peer::Peer;
 use crate::reply::{Answered, Refusal, Reply};
 use crate::respond::{Asked, Responder};
@@ -100,29 +101,54 @@ impl Proxy {
 
     async fn image(&self, request: &Request<TimedBody>, client: Client) -> Answered {
         let asked = Asked::of(request);
+        let Shared { responder, clock, .. } = &*self.shared;
+        // Read once for a hit, whose every step takes less than a clock can tell; whoever waits reads it again.
+        let mut now = clock.now();
         let ticket = Ticket::from_query(request.uri().query()); // 2
         let reply = match &ticket {
-            Ok(ticket) => self.find(ticket, client).await,
+            Ok(ticket) => self.find(ticket, client, &mut now).await,
             Err(bad) => Err(Refusal::BadTicket(*bad)),
         };
-        let Shared { responder, clock, .. } = &*self.shared;
-        reply.unwrap_or_else(Reply::Refused).answer(asked, ticket.ok(), responder, clock.now()) // 9
+        reply.unwrap_or_else(Reply::Refused).answer(asked, ticket.ok(), responder, now) // 9
     }
 
     /// Steps 3 and 4: the order is S13's.
-    async fn find(&self, ticket: &Ticket, client: Client) -> Result<Reply, Refusal> {
-        let Shared { limits, cache, fills, clock, expired, .. } = &*self.shared;
+    async fn find(&self, ticket: &Ticket, client: Client, now: &mut Moment) -> Result<Reply, Refusal> {
+        let Shared { limits, cache, clock, .. } = &*self.shared;
         self.shared.check(ticket)?;
-        let admitted = limits.request(&client).await?; // 3
-        let now = clock.now();
-        match cache.lookup(ticket, now) {
+        let admitted = limits.request(&client, now.tick).await?; // 3
+        if !admitted.delay.is_zero() {
+            *now = clock.now();
+        }
+        match cache.lookup(ticket, *now) {
             Known::Answer(found) => Ok(Reply::found(found, admitted)), // 4
+            known => {
+                let reply = self.find_otherwise(known, ticket, client, admitted, *now).await;
+                *now = clock.now();
+                reply
+            }
+        }
+    }
+
+    /// Beyond step 4: what the cache has is no answer by itself.
+    async fn find_otherwise(
+        &self,
+        known: Known,
+        ticket: &Ticket,
+        client: Client,
+        admitted: Admitted,
+        now: Moment,
+    ) -> Result<Reply, Refusal> {
+        match known {
+            Known::Answer(found) => Ok(Reply::found(found, admitted)),
             Known::Stale { image, refused } => {
                 let plan = Plan::of(&image, refused, now);
                 self.beside(image, plan, ticket, client, admitted).await
             }
-            Known::Nothing if !fills.is_over(ticket) => self.fetch(ticket, client, admitted, Forward::UriMiss).await,
-            Known::Nothing if *expired == Expired::Gone => Err(Refusal::Expired),
+            Known::Nothing if !self.shared.fills.is_over(ticket) => {
+                self.fetch(ticket, client, admitted, Forward::UriMiss).await
+            }
+            Known::Nothing if self.shared.expired == Expired::Gone => Err(Refusal::Expired),
             Known::Nothing => self.fetch(ticket, client, admitted, Forward::Bypass).await,
         }
     }
@@ -183,7 +209,7 @@ impl Proxy {
             filling // 5
         } else {
             if !cache.is_own(ticket, clock.now()) {
-                limits.miss(&client).await?; // 6
+                limits.miss(&client, clock.tick()).await?; // 6
             }
             match fills.join_or_start(ticket) {
                 Joined::Found(found) => return Ok(Reply::found(found, admitted)), // 7

@@ -1,6 +1,7 @@
 //! One budget: GCRA (the leaky bucket as a meter) with a wait that is a reservation. The limiter admits `burst` plus what
 //! `rate` brings within `wait`; whoever is admitted beyond `burst` is told when its turn comes.
 
+use std::cell::Cell;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use governor::{NotUntil, Quota, RateLimiter};
 use super::slots::Row;
 use super::{Admitted, BudgetName, Client, Policy, Refused};
 use crate::clock::Clock;
+use crate::moment::Tick;
 
 /// Slots of one row: 2 MiB. Two rows a budget.
 const SLOTS: usize = 1 << 18;
@@ -52,7 +54,8 @@ impl ClientBudget {
 
     /// Charges the client on both rows and refuses only when both do: a stranger that fills one slot of a good client
     /// leaves it the other.
-    pub(super) fn admit(&self, client: &Client) -> Result<Admitted, Refusal> {
+    pub(super) fn admit(&self, client: &Client, now: Tick) -> Result<Admitted, Refusal> {
+        let _now = Now::is(now);
         match self.rows.each_ref().map(|row| row.check_key(client)) {
             [Ok(one), Ok(two)] => {
                 let freer = if one.remaining_burst_capacity() < two.remaining_burst_capacity() { two } else { one };
@@ -128,7 +131,29 @@ impl Time for Ticks {
     type Instant = Nanos;
 
     fn now(&self) -> Nanos {
-        Nanos::from(self.0.tick().since_start())
+        let now = NOW.get().unwrap_or_else(|| self.0.tick());
+        Nanos::from(now.since_start())
+    }
+}
+
+thread_local! {
+    /// What governor reads for the time, where somebody has just read it: it takes no time as an argument.
+    static NOW: Cell<Option<Tick>> = const { Cell::new(None) };
+}
+
+/// Until dropped, the time is what it was made with.
+struct Now;
+
+impl Now {
+    fn is(now: Tick) -> Self {
+        NOW.set(Some(now));
+        Self
+    }
+}
+
+impl Drop for Now {
+    fn drop(&mut self) {
+        NOW.set(None);
     }
 }
 

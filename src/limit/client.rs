@@ -86,11 +86,26 @@ impl Trust {
     /// The client behind `peer`. A hop that is no address ends the walk: what stands left of it is hearsay, so the hop
     /// that told us is the client.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Client {
-        let mut client = peer;
         if !self.covers(peer) {
-            return Client::at(client);
+            return Client::at(peer);
         }
-        for hop in self.hops(headers).take(MOST_HOPS) {
+        let lines = |name| headers.get_all(name).iter().rev();
+        match self.header {
+            ClientHeader::XForwardedFor => {
+                let words = lines(X_FORWARDED_FOR).flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b','));
+                self.walk(peer, words.map(plain_hop))
+            }
+            ClientHeader::Forwarded => {
+                let elements = lines(header::FORWARDED).flat_map(|line| forwarded::elements(line.as_bytes()));
+                self.walk(peer, elements.map(forwarded_hop))
+            }
+        }
+    }
+
+    /// Along `hops`, right to left; `None` for one that is no address.
+    fn walk(&self, peer: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>) -> Client {
+        let mut client = peer;
+        for hop in hops.take(MOST_HOPS) {
             let Some(hop) = hop else { break };
             client = hop;
             if !self.covers(hop) {
@@ -112,19 +127,6 @@ impl Trust {
         let mut names: Vec<String> = self.trusted.iter().map(|trusted| format!("\"{trusted}\"")).collect();
         names.push(format!("\"{}\"", peer.to_canonical()));
         format!("trusted_proxies = [{}]", names.join(", "))
-    }
-
-    /// The hops of the configured header, right to left; `None` for one that is no address.
-    fn hops<'a>(&self, headers: &'a HeaderMap) -> Box<dyn Iterator<Item = Option<IpAddr>> + 'a> {
-        let lines = |name| headers.get_all(name).iter().rev();
-        match self.header {
-            ClientHeader::XForwardedFor => Box::new(
-                lines(X_FORWARDED_FOR).flat_map(|line| line.as_bytes().rsplit(|byte| *byte == b',')).map(plain_hop),
-            ),
-            ClientHeader::Forwarded => Box::new(
-                lines(header::FORWARDED).flat_map(|line| forwarded::elements(line.as_bytes())).map(forwarded_hop),
-            ),
-        }
     }
 }
 

@@ -20,6 +20,7 @@ pub use config::{ClientConfig, ClientHeader, Config, Policy, TellBudget, Trusted
 use waiters::Waiters;
 
 use crate::clock::Clock;
+use crate::moment::Tick;
 
 /// The budgets of one proxy. Its memory is fixed however many clients come.
 #[derive(Debug)]
@@ -98,18 +99,18 @@ impl Limits {
         }
     }
 
-    /// Admits a request of `client`, once its turn has come: at once, unless this budget was given a wait. Dropping the
-    /// future gives up the turn.
-    pub async fn request(&self, client: &Client) -> Result<Admitted, Refused> {
+    /// Admits a request of `client`, made `now`, once its turn has come: at once, unless this budget was given a wait. Dropping
+    /// the future gives up the turn.
+    pub async fn request(&self, client: &Client, now: Tick) -> Result<Admitted, Refused> {
         let Some(budget) = &self.client_requests else { return Ok(Admitted::UNLIMITED) };
-        let admitted = budget.admit(client).map_err(|refusal| refusal.by(BudgetName::ClientRequests))?;
+        let admitted = budget.admit(client, now).map_err(|refusal| refusal.by(BudgetName::ClientRequests))?;
         self.wait(admitted, budget.policy(), BudgetName::ClientRequests).await
     }
 
-    /// Admits a miss of `client`, once its turn has come. Dropping the future gives up the turn.
-    pub async fn miss(&self, client: &Client) -> Result<Admitted, Refused> {
+    /// Admits a miss of `client`, seen `now`, once its turn has come. Dropping the future gives up the turn.
+    pub async fn miss(&self, client: &Client, now: Tick) -> Result<Admitted, Refused> {
         let Some(budget) = &self.client_misses else { return Ok(Admitted::UNLIMITED) };
-        let admitted = budget.admit(client).map_err(|refusal| refusal.by(BudgetName::ClientMisses))?;
+        let admitted = budget.admit(client, now).map_err(|refusal| refusal.by(BudgetName::ClientMisses))?;
         self.wait(admitted, budget.policy(), BudgetName::ClientMisses).await
     }
 

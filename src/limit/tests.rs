@@ -14,13 +14,26 @@ fn client(number: u32) -> Client {
     Client::at(std::net::Ipv4Addr::from(0x0a00_0000 + number).into())
 }
 
-fn budget(policy: Policy, slots: usize) -> (ClientBudget, Arc<Hands>) {
+/// A budget, and the time by which it is asked.
+struct Timed(ClientBudget, Clock);
+
+impl Timed {
+    fn admit(&self, client: &Client) -> Result<Admitted, budget::Refusal> {
+        self.0.admit(client, self.1.tick())
+    }
+}
+
+fn budget(policy: Policy, slots: usize) -> (Timed, Arc<Hands>) {
     let (clock, hands) = Clock::adjustable();
-    (ClientBudget::with_slots(policy, &clock, slots), hands)
+    (Timed(ClientBudget::with_slots(policy, &clock, slots), clock), hands)
+}
+
+fn now() -> Tick {
+    Clock::system().tick()
 }
 
 /// How many of `calls` are admitted, and the longest delay.
-fn burst_of(budget: &ClientBudget, client: &Client, calls: u32) -> (usize, Duration) {
+fn burst_of(budget: &Timed, client: &Client, calls: u32) -> (usize, Duration) {
     let admitted: Vec<_> = (0..calls).filter_map(|_| budget.admit(client).ok()).collect();
     (admitted.len(), admitted.iter().map(|admitted| admitted.delay).max().unwrap_or_default())
 }
@@ -60,7 +73,7 @@ fn eight_hundred_cold_codes_of_one_address_see_no_refusal_by_default() {
 
 #[test]
 fn a_flood_of_strangers_rarely_drains_a_good_client() {
-    let refused = |rows: &dyn Fn(&ClientBudget, &Client) -> bool| {
+    let refused = |rows: &dyn Fn(&Timed, &Client) -> bool| {
         let (budget, _hands) = budget(policy(0.001, 10, 0), 4096);
         // Each stranger spends all it has; together they fill a fifth of each row.
         for stranger in 0..800 {
@@ -79,7 +92,7 @@ async fn a_budget_that_is_off_admits_everything() {
     let config = Config { client_requests: None, ..Config::default() };
     let limits = Limits::new(&config, &Clock::system());
     for _ in 0..10_000 {
-        assert_eq!(limits.request(&client(1)).await, Ok(Admitted::UNLIMITED));
+        assert_eq!(limits.request(&client(1), now()).await, Ok(Admitted::UNLIMITED));
     }
 }
 
@@ -91,16 +104,16 @@ fn waiting_limits(max_waiters: usize) -> Arc<Limits> {
 #[tokio::test(start_paused = true)]
 async fn waiters_are_bounded_and_leave_their_place_when_they_go() {
     let limits = waiting_limits(10);
-    limits.miss(&client(1)).await.unwrap();
+    limits.miss(&client(1), now()).await.unwrap();
     let mut waiting: Vec<_> = (0..10)
         .map(|_| {
             let limits = Arc::clone(&limits);
-            tokio::spawn(async move { limits.miss(&client(1)).await })
+            tokio::spawn(async move { limits.miss(&client(1), now()).await })
         })
         .collect();
     tokio::task::yield_now().await;
     assert_eq!(limits.waiting(), 10);
-    let refused = limits.miss(&client(1)).await.unwrap_err();
+    let refused = limits.miss(&client(1), now()).await.unwrap_err();
     assert_eq!(refused.budget, BudgetName::ClientMisses);
     let gone = waiting.pop().unwrap();
     gone.abort();
