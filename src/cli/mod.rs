@@ -210,3 +210,28 @@ fn refuse(mistakes: &Mistakes) -> ExitCode {
     let _ = writeln!(io::stderr().lock(), "{mistakes}");
     ExitCode::from(BAD_USAGE)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// The commands that code in `text` names, in blocks and between words.
+    fn named(text: &str) -> BTreeSet<&str> {
+        let code = text.split('`').skip(1).step_by(2);
+        let calls = code.flat_map(|code| code.split("ticketgate ").skip(1));
+        let words = calls.map(|call| call.split(|other: char| !other.is_ascii_lowercase()).next().unwrap_or_default());
+        words.filter(|word| !word.is_empty()).collect()
+    }
+
+    #[test]
+    fn both_readmes_name_every_command_and_no_other() {
+        let arguments = Arguments::command();
+        let commands: BTreeSet<_> = arguments.get_subcommands().map(clap::Command::get_name).collect();
+        assert_eq!(named(include_str!("../../README.md")), commands);
+        assert_eq!(named(include_str!("../../README.zh-CN.md")), commands);
+    }
+}

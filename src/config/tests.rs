@@ -201,13 +201,19 @@ fn a_collector_needs_the_feature_otel_and_a_build_without_says_so() {
 
 #[test]
 fn the_reference_in_the_readme_names_every_key_with_its_default() {
-    let readme = include_str!("../../README.md");
-    let reference = readme.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
-    assert_eq!(loaded(reference, &[], &[]), Config::default());
-    let (_directory, sources) = sources(reference, &[], &[]);
-    let mut settings = Settings::open(sources);
-    keys::read(&mut settings, &mut Config::default());
-    assert_eq!(settings.untouched(), ["app", "relay.listen", "tls.cert", "tls.key", "tls.listen"]);
+    let reference_in = |readme: &'static str| readme.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
+    let english = reference_in(include_str!("../../README.md"));
+    let chinese = reference_in(include_str!("../../README.zh-CN.md"));
+    for reference in [english, chinese] {
+        assert_eq!(loaded(reference, &[], &[]), Config::default());
+        let (_directory, sources) = sources(reference, &[], &[]);
+        let mut settings = Settings::open(sources);
+        keys::read(&mut settings, &mut Config::default());
+        assert_eq!(settings.untouched(), ["app", "relay.listen", "tls.cert", "tls.key", "tls.listen"]);
+    }
+    // The words differ and nothing else does, in the lines that are commented out neither.
+    let said = |line: &'static str| line.trim_start_matches("# ").split('#').next().unwrap_or_default().trim_end();
+    assert_eq!(chinese.lines().map(said).collect::<Vec<_>>(), english.lines().map(said).collect::<Vec<_>>());
 }
 
 #[test]
