@@ -99,7 +99,7 @@ impl Records {
 
     fn count(&self, answered: &Answered) {
         self.metrics.answered(answered.kind, answered.response.status(), answered.outcome.as_ref());
-        if let Some(reason) = answered.reason.filter(|_| answered.outcome.is_some()) {
+        if let Some(reason) = why_no_image(answered) {
             self.metrics.image_failed(reason);
         }
         if let Some(refused) = &answered.refused {
@@ -134,6 +134,12 @@ impl Records {
             tracing::warn!(peer = %peer.ip(), "forwarding headers are ignored: if this peer is your proxy, set {add}");
         }
     }
+}
+
+/// Why an image request ended without an image. A late image (S22) has a reason too, and is shown.
+fn why_no_image(answered: &Answered) -> Option<&'static str> {
+    let has_image = answered.outcome.is_none() || answered.response.status().is_success();
+    answered.reason.filter(|_| !has_image)
 }
 
 fn is_id(bytes: &[u8]) -> bool {
@@ -179,10 +185,8 @@ impl Pending<'_> {
         answered.response
     }
 
-    /// A late image (S22) has a reason too, and is shown.
     fn note_failure(&self, answered: &Answered) {
-        let reason = answered.reason.filter(|_| answered.outcome.is_some());
-        let Some(reason) = reason.filter(|_| !answered.response.status().is_success()) else { return };
+        let Some(reason) = why_no_image(answered) else { return };
         self.records.failures.keep(ImageFailure {
             at: self.records.clock.now().wall,
             reason,

@@ -26,6 +26,7 @@ const MINUTE: usize = 60;
 pub struct Counted {
     requests: u64,
     images: u64,
+    looked_up: u64,
     hits: u64,
     misses: u64,
     failures: u64,
@@ -60,6 +61,7 @@ impl Counted {
         Self {
             requests: totals.requests,
             images: totals.images,
+            looked_up: totals.looked_up,
             hits: totals.hits,
             misses: totals.misses,
             failures: failures.count(),
@@ -73,6 +75,7 @@ impl Counted {
         Self {
             requests: self.requests.saturating_sub(earlier.requests),
             images: self.images.saturating_sub(earlier.images),
+            looked_up: self.looked_up.saturating_sub(earlier.looked_up),
             hits: self.hits.saturating_sub(earlier.hits),
             misses: self.misses.saturating_sub(earlier.misses),
             failures: self.failures.saturating_sub(earlier.failures),
@@ -87,6 +90,7 @@ impl Counted {
         json!({
             "requests": self.requests,
             "images": self.images,
+            "looked_up": self.looked_up,
             "hits": self.hits,
             "misses": self.misses,
             "failures": self.failures,

@@ -78,7 +78,11 @@ impl Outcome {
     }
 
     /// Every label, in the order of [`Outcome::index`].
-    pub const LABELS: [&'static str; 7] = ["hit", "stale", "negative", "miss", "collapsed", "revalidated", "refused"];
+    pub const LABELS: [&'static str; 7] =
+        ["hit", "stale", "negative", "miss", "collapsed", "revalidated", Self::REFUSED];
+
+    /// The label of what was refused before anything was looked up.
+    pub const REFUSED: &'static str = "refused";
 
     /// The label's place in [`Outcome::LABELS`].
     pub const fn index(&self) -> usize {

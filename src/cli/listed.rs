@@ -48,6 +48,8 @@ struct Answer {
 /// A list that is being read.
 pub(super) struct Listed {
     lines: mpsc::Receiver<io::Result<Line>>,
+    /// How reading ended, until it is told.
+    broken: Option<io::Error>,
     length: Option<u64>,
 }
 
@@ -73,7 +75,7 @@ impl Listed {
             // Whoever hangs up has enough.
             let _ = lines.into_iter().try_for_each(|line| sender.blocking_send(line));
         });
-        Self { lines, length }
+        Self { lines, broken: None, length }
     }
 
     /// Its bytes in all, where that is known.
@@ -83,9 +85,21 @@ impl Listed {
 
     /// Waits for lines, and takes those that are there, `most` at most; none at the end.
     pub(super) async fn next(&mut self, most: usize) -> io::Result<Vec<Line>> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
         let mut lines = Vec::new();
         self.lines.recv_many(&mut lines, most).await;
-        lines.into_iter().collect()
+        let mut whole = Vec::with_capacity(lines.len());
+        for line in lines {
+            match line {
+                Ok(line) => whole.push(line),
+                // What came before it is not lost.
+                Err(error) if whole.is_empty() => return Err(error),
+                Err(error) => self.broken = Some(error),
+            }
+        }
+        Ok(whole)
     }
 }
 

@@ -100,8 +100,11 @@ fn literal(text: &str) -> String {
     if escaped.starts_with(['.', '\'']) { format!("\\&{escaped}") } else { escaped }
 }
 
-/// Whoever stops reading has enough.
+/// Whoever stops reading has enough; whoever has no room is told.
 fn print(text: &[u8]) -> ExitCode {
-    let _ = io::stdout().lock().write_all(text);
-    ExitCode::SUCCESS
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(format_args!("standard output: {error}")),
+        _ => ExitCode::SUCCESS,
+    }
 }

@@ -9,8 +9,10 @@ use super::client::Shown;
 /// Target of the access lines.
 pub const ACCESS: &str = "access";
 
-/// Bytes of a path that are logged: a head may be 32 KiB long.
+/// Bytes of a path that are logged: a head may be 32 KiB long,
 const LONGEST_PATH: usize = 256;
+/// and all of it may be the method.
+const LONGEST_METHOD: usize = 32;
 
 /// One request, and what came of it. What is not known, or means nothing, is left out.
 #[derive(Clone, Copy, Default)]
@@ -51,11 +53,16 @@ pub fn is_wanted() -> bool {
 }
 
 impl Line<'_> {
+    /// As much of its method as is told.
+    pub fn method(&self) -> Option<&str> {
+        self.method.map(|method| start_of(method, LONGEST_METHOD))
+    }
+
     /// Writes it, if anybody reads it. Never waits.
     pub fn write(&self) {
         tracing::info!(
             target: ACCESS,
-            method = self.method,
+            method = self.method(),
             route = self.route,
             path = self.path.map(shortened),
             status = self.status,
@@ -75,7 +82,11 @@ impl Line<'_> {
 
 /// As much of a path as is logged.
 pub fn shortened(path: &str) -> &str {
-    path.get(..path.floor_char_boundary(LONGEST_PATH)).unwrap_or(path)
+    start_of(path, LONGEST_PATH)
+}
+
+fn start_of(text: &str, bytes: usize) -> &str {
+    text.get(..text.floor_char_boundary(bytes)).unwrap_or(text)
 }
 
 fn milliseconds(duration: Duration) -> f64 {

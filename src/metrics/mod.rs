@@ -120,6 +120,8 @@ pub struct Totals {
     pub requests: u64,
     /// Image requests.
     pub images: u64,
+    /// Those of them for which the cache was looked at: what the hit ratio is of.
+    pub looked_up: u64,
     /// Image requests answered from the cache.
     pub hits: u64,
     /// Image requests for which the origin was asked or a fill was joined.
@@ -430,6 +432,7 @@ impl Metrics {
         Totals {
             requests,
             images: all(Kind::Image),
+            looked_up: sum(|label| label != Outcome::REFUSED),
             hits: sum(Outcome::is_hit),
             misses: sum(Outcome::is_miss),
             refused,

@@ -13,10 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use crate::latency::Counts;
-
-/// Upper bounds of the buckets, in microseconds: from what a hit takes to what a budget's wait makes of it.
-const BOUNDS: [u32; 13] = [10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 1_000_000];
+use crate::latency::{BOUNDS, Counts};
 
 /// Where the bytes of an answer's body came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +113,7 @@ impl Tally {
 impl Latencies {
     fn observe(&self, took: Duration) {
         let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS.iter().position(|bound| nanos <= u64::from(*bound) * 1000).unwrap_or(BOUNDS.len());
+        let bucket = BOUNDS.iter().position(|bound| nanos <= *bound * 1000).unwrap_or(BOUNDS.len());
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         self.nanos.fetch_add(nanos, Ordering::Relaxed);
     }
@@ -136,12 +133,12 @@ impl Tallies {
     /// How long hits took.
     pub(super) fn hits(&self) -> Counts {
         let count = |bucket: usize| self.sum(|tally| tally.hits.buckets[bucket].load(Ordering::Relaxed));
-        let bounds = BOUNDS.iter().map(|micros| Duration::from_micros(u64::from(*micros))).chain([Duration::MAX]);
+        let bounds = BOUNDS.iter().map(|micros| Duration::from_micros(*micros)).chain([Duration::MAX]);
         bounds.enumerate().map(|(bucket, bound)| (bound, count(bucket))).collect()
     }
 
     fn encode_hits(&self, mut metric: MetricEncoder<'_>) -> std::fmt::Result {
-        let bounds = BOUNDS.iter().map(|micros| f64::from(*micros) / 1e6).chain([f64::INFINITY]);
+        let bounds = BOUNDS.iter().map(|micros| *micros as f64 / 1e6).chain([f64::INFINITY]);
         let count = |bucket: usize| self.sum(|tally| tally.hits.buckets[bucket].load(Ordering::Relaxed));
         let buckets: Vec<(f64, u64)> = bounds.enumerate().map(|(bucket, bound)| (bound, count(bucket))).collect();
         let nanos: u64 = self.sum(|tally| tally.hits.nanos.load(Ordering::Relaxed));

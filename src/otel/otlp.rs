@@ -22,7 +22,7 @@ impl Span {
     /// Those of a request that ended at `end`, in nanoseconds since 1970: its own, and one for what the app or WeChat did.
     pub fn of(step: Step, line: &Line<'_>, end: u64) -> Vec<Self> {
         let start = end.saturating_sub(nanos(line.took.unwrap_or_default()));
-        let name = [line.method, line.route].into_iter().flatten().collect::<Vec<_>>().join(" ");
+        let name = [line.method(), line.route].into_iter().flatten().collect::<Vec<_>>().join(" ");
         let mut server = span(step.trace, step.span, step.parent, &name, SERVER, (start, end));
         server["attributes"] = attributes(line);
         if line.status >= 500 {
@@ -62,7 +62,7 @@ fn attributes(line: &Line<'_>) -> Value {
     };
     let own = |word: Option<&str>| word.map(str::to_owned);
     let all = [
-        text("http.request.method", own(line.method)),
+        text("http.request.method", own(line.method())),
         text("url.path", own(line.path.map(crate::log::access::shortened))),
         number("http.response.status_code", Some(line.status.into())),
         number("http.response.body.size", line.bytes),

@@ -21,6 +21,9 @@ use super::timer::Timer;
 /// How long a connection idles before it is parked: a page's further images come within it.
 const PARK_AFTER: Duration = Duration::from_millis(500);
 
+/// How long a long exchange is left alone before it is looked at again.
+const LONGEST_REST: Duration = Duration::from_secs(4);
+
 /// What ends a head (RFC 9112 §2.1).
 const END_OF_HEAD: [u8; 4] = *b"\r\n\r\n";
 
@@ -35,6 +38,9 @@ pub struct Parkable<T> {
     io: Option<DeadlineIo<T>>,
     lot: Lot<T>,
     timer: Timer,
+    /// When an exchange is looked at next, and how long it is left alone then.
+    look_at: Option<Instant>,
+    rest: Duration,
     /// The last bytes that were read.
     tail: [u8; END_OF_HEAD.len()],
 }
@@ -65,7 +71,14 @@ impl<T> Clone for Lot<T> {
 impl<T> Parkable<T> {
     /// Wraps `io`, which is left in `lot` when it has idled.
     pub fn new(io: DeadlineIo<T>, lot: Lot<T>) -> Self {
-        Self { io: Some(io), lot, timer: Timer::default(), tail: [0; END_OF_HEAD.len()] }
+        Self {
+            io: Some(io),
+            lot,
+            timer: Timer::default(),
+            look_at: None,
+            rest: PARK_AFTER,
+            tail: [0; END_OF_HEAD.len()],
+        }
     }
 
     fn note_read(&mut self, read: &[u8]) {
@@ -80,13 +93,22 @@ impl<T> Parkable<T> {
 
     /// Ready when it has idled long enough, and may be parked.
     fn poll_idled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let idle_since = self.io.as_mut().and_then(DeadlineIo::idle_since).filter(|_| self.tail == END_OF_HEAD);
-        let Some(since) = idle_since else {
-            // hyper does not ask again when an exchange ends: it is looked at then.
-            let _ = self.timer.poll_at(Instant::now() + PARK_AFTER, cx);
+        if self.tail != END_OF_HEAD {
+            // Only what is read next changes that.
             return Poll::Pending;
-        };
-        self.timer.poll_at(since + PARK_AFTER, cx)
+        }
+        if let Some(since) = self.io.as_mut().and_then(DeadlineIo::idle_since) {
+            self.rest = PARK_AFTER;
+            return self.timer.poll_at(since + PARK_AFTER, cx);
+        }
+        // hyper does not ask again when an exchange ends: it is looked at, less and less often where one takes long.
+        let now = Instant::now();
+        if self.look_at.is_none_or(|at| at <= now) {
+            self.look_at = Some(now + self.rest);
+            self.rest = (self.rest * 2).min(LONGEST_REST);
+        }
+        let _ = self.timer.poll_at(self.look_at.unwrap_or(now), cx);
+        Poll::Pending
     }
 }
 

@@ -166,6 +166,8 @@ async fn a_late_image_is_shown_and_no_failure() {
     assert_eq!(proxy.image(&ticket).await.status, 200);
     assert_eq!(proxy.image(&ticket).await.status, 200);
     assert_eq!(told(&proxy, "/failures").await["all"], 0);
+    let metrics = Connection::to_operator(proxy.admin()).await.get("/metrics", "").await;
+    assert!(!metrics.text().contains("ticketgate_image_failures_total{"), "{}", metrics.text());
 }
 
 #[tokio::test(flavor = "multi_thread")]
