@@ -242,6 +242,11 @@ impl Shared {
         }
     }
 
+    /// Whether `ticket` may be shown, as far as `tickets.allow` goes.
+    pub fn serves(&self, ticket: &Ticket) -> bool {
+        self.allow == Allow::Any || self.cache.knows(ticket)
+    }
+
     /// Measures what nobody counts.
     pub fn reading(&self) -> Reading {
         let (images, own, negatives) = (self.cache.images(), self.cache.own_images(), self.cache.negatives());

@@ -184,10 +184,7 @@ impl Reply {
 
     fn outcome(&self, now: Moment) -> Outcome {
         match self {
-            Self::Found(Found::Image(image), _) => {
-                let left = image.freshness.left(now.tick);
-                Outcome::Hit { ttl: image.expiry.map_or(left, |expiry| left.min(expiry.left(now))) }
-            }
+            Self::Found(Found::Image(image), _) => Outcome::Hit { ttl: image.fresh_for(now) },
             Self::Found(Found::Negative(negative), _) => Outcome::Negative(negative_reason(negative)),
             Self::Stale { image, asked, detail, .. } => {
                 Outcome::Stale { staleness: image.freshness.staleness(now.tick), asked: *asked, detail }

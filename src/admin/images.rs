@@ -233,7 +233,7 @@ fn row(Held { key, image }: &Held, cache: &Cache, now: Moment) -> Value {
         "remaining_ms": image.expiry.map(|expiry| millis(expiry.left(now))),
         "hits": image.hits.get(),
         "age_seconds": image.freshness.age(now.tick).as_secs(),
-        "fresh_for_seconds": image.freshness.left(now.tick).as_secs(),
+        "fresh_for_seconds": image.fresh_for(now).as_secs(),
         "bytes": image.body.len(),
         "content_type": image.format().media_type(),
     })

@@ -54,7 +54,7 @@ fn described(image: &Image, now: Moment) -> Map<String, Value> {
         "bytes": image.body.len(),
         "content_type": image.format().media_type(),
         "age_seconds": image.freshness.age(now.tick).as_secs(),
-        "fresh_for_seconds": image.freshness.left(now.tick).as_secs(),
+        "fresh_for_seconds": image.fresh_for(now).as_secs(),
         "stale_for_seconds": image.freshness.staleness(now.tick).as_secs(),
         "usable_for_seconds": image.useful_for(now).as_secs(),
     });

@@ -36,6 +36,7 @@ use warm::Fetch;
 
 use crate::clock::Clock;
 use crate::exchange::Records;
+use crate::log::access::shortened;
 use crate::metrics::{Metrics, Reading};
 use crate::moment::Moment;
 use crate::proxy::Shared;
@@ -120,7 +121,11 @@ impl<T: Operated> Answers for Admin<T> {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
         match guard::admit(&self.server.rules(), request.method(), request.uri(), request.headers()) {
             Ok(()) => self.route(request).await,
-            Err(barred) => refused(barred),
+            Err(barred) => {
+                let path = shortened(request.uri().path());
+                tracing::warn!(path, why = barred.text().trim_end(), "an operator's call is refused");
+                refused(barred)
+            }
         }
     }
 }

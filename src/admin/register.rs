@@ -98,10 +98,9 @@ impl fmt::Display for BadRegistration {
             Self::NotAnObject => f.write_str("no object such as {\"ticket\": \"…\", \"expire_seconds\": 60}"),
             Self::NoTicket => f.write_str("ticket is no text, or is not there"),
             Self::Ticket(bad) => bad.fmt(f),
-            Self::Life => f.write_str(
-                "expire_seconds is no whole number of seconds from now, from 0 (not known) to ten years; one that has ended \
-                 cannot be registered",
-            ),
+            Self::Life => {
+                f.write_str("expire_seconds is no whole number of seconds from now, from 0 (not known) to ten years")
+            }
         }
     }
 }

@@ -69,6 +69,8 @@ async fn fetch(shared: Arc<Shared>, tickets: Vec<Ticket>, wanted: Fetch, mut lin
 async fn one(shared: Arc<Shared>, place: usize, ticket: Ticket, wanted: Fetch) -> Value {
     let began = shared.clock.tick();
     let warmed = match wanted {
+        // Nobody would be shown it.
+        _ if !shared.serves(&ticket) => Warmed::NotStored("foreign-ticket"),
         Fetch::Missing => shared.fills.warm(&ticket).await,
         Fetch::Anew => shared.fills.warm_anew(&ticket).await,
     };

@@ -209,6 +209,12 @@ impl Image {
         !self.freshness.left(now.tick).is_zero() && !self.has_ended(now)
     }
 
+    /// How long from `now` it may be served without asking the origin; never beyond its ticket's life.
+    pub fn fresh_for(&self, now: Moment) -> Duration {
+        let left = self.freshness.left(now.tick);
+        self.expiry.map_or(left, |expiry| left.min(expiry.left(now)))
+    }
+
     /// How long from `now` it can be of any use: fresh, stale, or to be revalidated; never beyond its ticket's life.
     pub fn useful_for(&self, now: Moment) -> Duration {
         let can_be_revalidated = self.validators() != Validators::default();

@@ -276,7 +276,7 @@ impl Judged {
     fn by(verdict: &Verdict, now: Moment) -> Self {
         match verdict {
             Verdict::Image(image, Storable::Yes) => {
-                let (fresh, useful) = (image.freshness.left(now.tick), image.useful_for(now));
+                let (fresh, useful) = (image.fresh_for(now), image.useful_for(now));
                 Self::image(None, format!("stores it: fresh for {}, of use for {}", span(fresh), span(useful)))
             }
             Verdict::Image(_, Storable::ShowOnly(reason)) => {

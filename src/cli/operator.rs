@@ -41,6 +41,9 @@ const LONGEST_REASON: usize = 300;
 /// connections at a pace of one in two seconds.
 pub(super) const BATCH: usize = 256;
 
+/// What tells a token.
+const TOKENS: [&str; 2] = ["TICKETGATE_ADMIN_TOKEN", "TICKETGATE_ADMIN_TOKEN_FILE"];
+
 /// Which server is asked.
 #[derive(Debug, Args)]
 pub(super) struct Whom {
@@ -93,7 +96,10 @@ impl Whom {
     /// `before` are the flags that stand before the command.
     pub(super) fn address(&self, before: &Options, environment: &[(String, String)]) -> Result<SocketAddr, ExitCode> {
         let configured = || {
-            let loaded = Config::load(self.sources(before, environment));
+            // What is shown there may come from elsewhere than the server's own token, and is no contradiction to it.
+            let rest: Vec<_> =
+                environment.iter().filter(|(name, _)| !TOKENS.contains(&name.as_str())).cloned().collect();
+            let loaded = Config::load(self.sources(before, &rest));
             loaded.map(|loaded| loaded.config.admin.listen).map_err(|mistakes| refuse(&mistakes))
         };
         let listen = self.admin.map_or_else(configured, |address| Ok(Some(address)))?;

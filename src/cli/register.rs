@@ -23,7 +23,8 @@ Examples:
   TICKETGATE_ADMIN_TOKEN=… ticketgate register --admin 10.0.0.1:9180 created.json
 
 The file holds a line for each ticket, TICKET or TICKET EXPIRE_SECONDS (from now; 0 or none: not known), or JSON: what qrcode/create
-answered, one object, a list, or an object a line. Lines that are none of this are named, and the rest is registered.
+answered, one object, a list, or an object a line. Lines that begin with # are remarks. Lines that are none of this are named, and
+the rest is registered; what is in no layout that is known is registered too, and counted aloud: WeChat may have a new one.
 
 Exits 0 when all are registered, 1 when some are not, 2 for bad usage or configuration.";
 
@@ -62,6 +63,7 @@ enum NotOne {
     Json(String),
     Entry(BadRegistration),
     TooManyWords,
+    OtherFormat,
 }
 
 impl Register {
@@ -90,6 +92,12 @@ impl Register {
         let mut registered = 0;
         if let Err(trouble) = wait_for(send(&operator, &registrations, &mut registered)) {
             complain(format_args!("{operator}/tickets: {trouble}"));
+        }
+        let unrecognised = registrations[..registered].iter().filter(|one| one.ticket.facts().is_none()).count();
+        if unrecognised > 0 {
+            complain(format_args!(
+                "{unrecognised} of them in no layout of WeChat's that is known: are they tickets? (`ticketgate inspect` tells)"
+            ));
         }
         summary(registered, bad, registrations.len() - registered)
     }
@@ -134,13 +142,24 @@ fn items(entries: &[Value]) -> Vec<Found> {
 
 fn lines(text: &str) -> Vec<Found> {
     let numbered = text.lines().enumerate().map(|(number, line)| (Place::Line(number + 1), line.trim()));
-    numbered.filter(|(_, line)| !line.is_empty()).map(|(number, line)| (number, one(line))).collect()
+    numbered
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(number, line)| (number, one(line)))
+        .collect()
 }
 
 fn one(line: &str) -> Result<Registration, NotOne> {
     if line.starts_with(['{', '[']) {
         let value = serde_json::from_str(line).map_err(|error| NotOne::Json(error.to_string()))?;
         return entry(&value);
+    }
+    if line.starts_with('"') {
+        let text: String = serde_json::from_str(line).map_err(|error| NotOne::Json(error.to_string()))?;
+        let ticket = Ticket::find(&text).map_err(|bad| NotOne::Entry(BadRegistration::Ticket(bad)))?;
+        return Ok(Registration { ticket, lifetime: None });
+    }
+    if line.contains(['"', ',', '\'']) {
+        return Err(NotOne::OtherFormat);
     }
     let mut words = line.split_ascii_whitespace();
     let (Some(ticket), seconds, None) = (words.next(), words.next(), words.next()) else {
@@ -207,6 +226,9 @@ impl fmt::Display for NotOne {
         match self {
             Self::Json(error) => write!(f, "no JSON: {error}"),
             Self::Entry(bad) => bad.fmt(f),
+            Self::OtherFormat => {
+                f.write_str("quotes or commas, which no ticket has; write TICKET or TICKET EXPIRE_SECONDS")
+            }
             Self::TooManyWords => f.write_str("neither TICKET nor TICKET EXPIRE_SECONDS"),
         }
     }

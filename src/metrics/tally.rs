@@ -182,12 +182,13 @@ mod tests {
     fn a_value_falls_into_the_first_bucket_that_holds_it() {
         let tally = Tally::default();
         let micros = Duration::from_micros;
-        for took in [micros(0), micros(10), micros(10) + Duration::from_nanos(1), micros(1_000_000), micros(1_000_001)]
+        for took in
+            [micros(0), micros(10), micros(10) + Duration::from_nanos(1), micros(30_000_000), micros(30_000_001)]
         {
             tally.hit(took);
         }
         let counts = tally.hits.buckets.each_ref().map(|count| count.load(Ordering::Relaxed));
-        assert_eq!((counts[0], counts[1], counts[12], counts[13]), (2, 1, 1, 1));
-        assert_eq!(tally.hits.nanos.load(Ordering::Relaxed), 2_000_021_001);
+        assert_eq!((counts[0], counts[1], counts[BOUNDS.len() - 1], counts[BOUNDS.len()]), (2, 1, 1, 1));
+        assert_eq!(tally.hits.nanos.load(Ordering::Relaxed), 60_000_021_001);
     }
 }

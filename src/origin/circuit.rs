@@ -18,6 +18,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opened(pub bool);
 
+/// Whether an answer closed the circuit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed(pub bool);
+
 /// Whether the origin may be asked.
 #[derive(Debug, Default)]
 pub struct Circuit(Mutex<State>);
@@ -47,11 +51,11 @@ impl Circuit {
         Ok(())
     }
 
-    /// The origin answered like a healthy one.
-    pub fn succeeded(&self) {
+    /// The origin answered like a healthy one. Says so when this closes the circuit.
+    pub fn succeeded(&self) -> Closed {
         let mut state = self.state();
         state.failures = 0;
-        state.next_probe = None;
+        Closed(state.next_probe.take().is_some())
     }
 
     /// The origin failed at `now`. Says so when this opens the circuit.

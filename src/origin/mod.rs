@@ -98,14 +98,14 @@ impl Origin {
     fn learn(&self, answer: Result<Answer, Failure>) -> Result<Answer, Failure> {
         let now = self.clock.now();
         match &answer {
-            Err(failure) if failure.counts_against_origin() => self.note_failure(now),
+            Err(failure) if failure.counts_against_origin() => self.note_failure(now, failure.reason()),
             Err(_) => {}
             Ok(answer) => {
                 self.skew.learn(answer.status, &answer.headers, answer.exchange);
                 if answer.status.is_server_error() {
-                    self.note_failure(now);
-                } else {
-                    self.circuit.succeeded();
+                    self.note_failure(now, "origin-status");
+                } else if self.circuit.succeeded().0 {
+                    tracing::info!("the origin answers again");
                 }
                 self.heed_retry_after(answer, now)?;
             }
@@ -113,9 +113,10 @@ impl Origin {
         answer
     }
 
-    fn note_failure(&self, now: Moment) {
+    fn note_failure(&self, now: Moment, reason: &'static str) {
         if self.circuit.failed(now.tick).0 {
             tracing::warn!(
+                reason,
                 "{TOLERATED} failures in a row: the origin is asked once every {PROBE_EVERY:?} until it answers"
             );
         }

@@ -4,8 +4,8 @@
 use std::io::Read as _;
 use std::time::Duration;
 
-use flate2::read::GzDecoder;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use flate2::read::{GzDecoder, ZlibDecoder};
+use http::{HeaderMap, StatusCode, header};
 use serde_json::Value;
 
 use crate::ticket::Ticket;
@@ -24,15 +24,17 @@ pub struct Created {
 
 impl Created {
     /// Reads an answer with `status`, the head `headers` and the whole `body`. `{"errcode": …}` comes with status 200 as well;
-    /// fields that are not needed are ignored, numbers may be in quotes. Of content encodings gzip is read, the one that apps
-    /// offer.
+    /// fields that are not needed are ignored, numbers may be in quotes. Of content encodings gzip and deflate are read;
+    /// [`Created::is_coded`] tells of others.
     pub fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Self> {
         if status != StatusCode::OK {
             return None;
         }
-        let told: Value = match headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes) {
+        let coding = headers.get(header::CONTENT_ENCODING).map(|coding| coding.as_bytes().to_ascii_lowercase());
+        let told: Value = match coding.as_deref().map(<[u8]>::trim_ascii) {
             None | Some(b"" | b"identity") => serde_json::from_slice(body).ok()?,
             Some(b"gzip" | b"x-gzip") => serde_json::from_reader(GzDecoder::new(body).take(MOST_UNPACKED)).ok()?,
+            Some(b"deflate") => serde_json::from_reader(ZlibDecoder::new(body).take(MOST_UNPACKED)).ok()?,
             Some(_) => return None,
         };
         if told.get("errcode").is_some_and(|code| number(code) != Some(0)) {
@@ -44,6 +46,17 @@ impl Created {
     }
 }
 
+impl Created {
+    /// Whether a good answer with the head `headers` is packed in a way that is not read here (`br`, `zstd`): its ticket stays
+    /// unknown.
+    pub fn is_coded(status: StatusCode, headers: &HeaderMap) -> bool {
+        let known = ["", "identity", "gzip", "x-gzip", "deflate"].map(str::as_bytes);
+        let coding = headers.get(header::CONTENT_ENCODING).map(|coding| coding.as_bytes().trim_ascii());
+        let is_known = |coding: &[u8]| known.iter().any(|known| known.eq_ignore_ascii_case(coding));
+        status == StatusCode::OK && coding.is_some_and(|coding| !is_known(coding))
+    }
+}
+
 fn number(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
 }
@@ -52,6 +65,7 @@ fn number(value: &Value) -> Option<u64> {
 mod tests {
     use std::io::Write as _;
 
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -130,7 +144,13 @@ mod tests {
         let read = |coding, body: &[u8]| Created::read(StatusCode::OK, &encoded(coding), body);
         assert_eq!(read("gzip", &gzip(SAMPLE.as_bytes())), read("identity", SAMPLE.as_bytes()));
         assert!(read("identity", SAMPLE.as_bytes()).is_some());
+        assert_eq!(read("GZIP ", &gzip(SAMPLE.as_bytes())), read("identity", SAMPLE.as_bytes()));
+        let mut deflated = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        deflated.write_all(SAMPLE.as_bytes()).unwrap();
+        assert_eq!(read("deflate", &deflated.finish().unwrap()), read("identity", SAMPLE.as_bytes()));
         assert_eq!(read("br", SAMPLE.as_bytes()), None);
+        let is_coded = |coding| Created::is_coded(StatusCode::OK, &encoded(coding));
+        assert!(is_coded("br") && !is_coded("Gzip") && !Created::is_coded(StatusCode::OK, &HeaderMap::new()));
         let bomb = gzip(&[&vec![b' '; 10 << 20], SAMPLE.as_bytes()].concat());
         assert!(bomb.len() < 64 * 1024);
         assert_eq!(read("gzip", &bomb), None);

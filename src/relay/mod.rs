@@ -15,6 +15,7 @@ mod target;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use api::{Api, Call};
@@ -176,6 +177,12 @@ impl Relay {
         };
         let answered = timeout(self.exchange_timeout, exchange).await;
         let (parts, body) = answered.unwrap_or(Err(Failure::Unanswered(origin::Failure::FillTimeout)))?;
+        if Created::is_coded(parts.status, &parts.headers) && !self.books.warned_of_coding.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                "nothing is learned from answers of qrcode/create that are packed as this one is: have the app offer gzip, or nothing"
+            );
+        }
         let ticket = self.learn(Created::read(parts.status, &parts.headers, &body));
         Ok(Relayed { response: incoming(parts, Either::Left(Body::Bytes(body)))?, ticket })
     }

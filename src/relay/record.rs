@@ -2,6 +2,7 @@
 //! `access_token` (S35).
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -24,12 +25,14 @@ pub struct Books {
     pub(super) metrics: Arc<Metrics>,
     pub(super) tally: Arc<Tally>,
     pub(super) clock: Clock,
+    /// Said once for all relays of this process.
+    pub(super) warned_of_coding: AtomicBool,
 }
 
 impl Books {
     /// Kept in `metrics` and in the log, for every relay of this process.
     pub fn new(metrics: Arc<Metrics>, clock: Clock) -> Self {
-        Self { tally: metrics.tally(), metrics, clock }
+        Self { tally: metrics.tally(), metrics, clock, warned_of_coding: AtomicBool::new(false) }
     }
 }
 

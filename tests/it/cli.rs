@@ -158,6 +158,7 @@ async fn an_access_token_sent_along_by_mistake_is_told_to_nobody() {
         format!("/cgi-bin/showqrcode?access_token={CANARY}&ticket=unknown2"),
         format!("/cgi-bin/showqrcode?access_token={CANARY}&ticket=unknown3"),
         format!("/app?access_token={CANARY}"),
+        format!("/app&access_token={CANARY}"),
     ];
     for target in &targets {
         let answer = Connection::open(public).await.get(target, "Connection: close\r\n").await;
@@ -218,6 +219,9 @@ async fn told_of_relaying(token: &str, url: &str, forward: &str) -> String {
         format!("POST {create} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nrubbish\r\n"),
         format!("POST {create} HTTP/1.1\r\nHost: a\r\nVia: {}\r\n{plain}", ["1.1 ticketgate"; 8].join(", ")),
         format!("POST {create} rubbish\r\n\r\n"),
+        format!("POST {} HTTP/1.1\r\nHost: a\r\n{plain}", create.replace('?', "&")),
+        format!("POST {} HTTP/1.1\r\nHost: a\r\n{plain}", create.replace('?', "%3F")),
+        format!("GET /cgi-bin/user/get/{token} HTTP/1.1\r\nHost: a\r\n\r\n").replace(token, &format!("token={token}")),
     ]);
     let mut told = String::new();
     for request in &requests {
