@@ -1,0 +1,202 @@
+//! ticketgate beside nginx, HAProxy and Varnish, and beside the floor: what the kernel alone costs. One run starts them
+//! all before one origin, visits them in turn, and tells what each request, connection and image cost them.
+//! `cargo bench --bench peers -- --all`; `docs/performance.md` says how to read what it tells.
+//!
+//! Absolute figures drift with the machine; what counts is a ratio of two servers of one run, round by round.
+
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "tables to read are all it is for")]
+#![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "figures are small and positive")]
+
+mod chart;
+mod client;
+mod compare;
+mod floor;
+mod machine;
+mod modes;
+mod origin;
+mod process;
+mod report;
+mod server;
+mod tickets;
+mod tools;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use clap::Parser;
+
+use machine::Cores;
+use modes::{Bench, Mode, Scale};
+use report::Report;
+use server::{Certificate, Ground, Kind, Programs};
+
+/// Why something could not be measured, in words.
+type Trouble = Box<dyn std::error::Error + Send + Sync>;
+/// What could be measured.
+type Outcome<T> = Result<T, Trouble>;
+
+/// A whole run takes at most so long.
+const LONGEST_RUN: Duration = Duration::from_secs(3 * 3600);
+/// A smoke run.
+const LONGEST_SMOKE_RUN: Duration = Duration::from_secs(600);
+/// Building ourselves takes at most so long.
+const LONGEST_BUILD: Duration = Duration::from_secs(1800);
+
+/// Compares ticketgate with nginx, HAProxy and Varnish.
+#[derive(Debug, Parser)]
+#[command(name = "peers", bin_name = "cargo bench --bench peers --")]
+struct Arguments {
+    /// Measures everything, with every server that is installed
+    #[arg(long)]
+    all: bool,
+    /// What to measure
+    #[arg(long, value_delimiter = ',', value_name = "MODE,…")]
+    modes: Vec<Mode>,
+    /// Whom to compare [default: whoever is installed]
+    #[arg(long, value_delimiter = ',', value_name = "SERVER,…")]
+    servers: Vec<Kind>,
+    /// Visits of each server [default: 5]
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Seconds of a visit [default: 5]
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Tries the harness: everything once, briefly; the figures mean nothing, and nothing is written
+    #[arg(long)]
+    quick: bool,
+    /// Writes the tables into docs/performance.md, and docs/peers.json and docs/peers.svg
+    #[arg(long)]
+    write: bool,
+    /// Stands in the written tables, such as "a busy machine"
+    #[arg(long, value_name = "WORDS")]
+    note: Option<String>,
+    /// The ticketgate to measure [default: this source, built for release]
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// A second ticketgate, such as one from before a change; tables call it "other"
+    #[arg(long, value_name = "FILE")]
+    other: Option<PathBuf>,
+    /// Idle connections [default: 9000, or as many as files may be open]
+    #[arg(long, value_name = "COUNT")]
+    idle: Option<usize>,
+    /// The largest cache of small images; at 1 million it takes 2 GB [default: 1000000]
+    #[arg(long, value_name = "COUNT")]
+    entries: Option<u64>,
+    /// Said by cargo
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().collect();
+    let done = match &words[1..] {
+        [first, address, size] if first == "floor" => serve_floor(address, size),
+        _ => measure(&Arguments::parse()),
+    };
+    match done {
+        Ok(code) => code,
+        Err(trouble) => {
+            eprintln!("peers: {trouble}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve_floor(address: &str, size: &str) -> Outcome<ExitCode> {
+    floor::serve(address.parse()?, size.parse()?).map(|()| ExitCode::SUCCESS)
+}
+
+fn measure(arguments: &Arguments) -> Outcome<ExitCode> {
+    if !arguments.all && !arguments.quick && arguments.modes.is_empty() {
+        println!("peers: say what to measure: --all, --modes hit,304 or --quick; --help tells more");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let directory = tempfile::Builder::new().prefix("peers").tempdir()?;
+    let longest = if arguments.quick { LONGEST_SMOKE_RUN } else { LONGEST_RUN };
+    process::watch(directory.path().to_owned(), longest);
+    let files = machine::raise_open_files();
+    let programs = Programs { ticketgate: ticketgate(arguments, directory.path())?, other: arguments.other.clone() };
+    let wanted = if arguments.servers.is_empty() { Kind::ALL.to_vec() } else { arguments.servers.clone() };
+    let (servers, mut missing) = programs.present(&wanted);
+    missing
+        .extend(tools::PACKAGES.iter().filter(|(_, program)| machine::find(program).is_none()).map(|(name, _)| name));
+    if !missing.is_empty() {
+        eprintln!("not installed: {}. Debian: apt-get install {}", missing.join(", "), missing.join(" "));
+    }
+    let cores = Cores::share();
+    machine::pin(&cores.load);
+    let ground = Ground {
+        programs,
+        cores,
+        certificate: Certificate::make(directory.path())?,
+        files,
+        directory: directory.path().to_owned(),
+    };
+    let mut report = Report::new(&ground, &servers, arguments.note.clone());
+    let bench = Bench { ground, servers, scale: scale(arguments), progress: |what| eprintln!("… {what}") };
+    let modes = if arguments.modes.is_empty() { Mode::ALL.to_vec() } else { arguments.modes.clone() };
+    let is_whole = bench.run(&modes, &mut report);
+    report.print();
+    if arguments.write {
+        report.write(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs"))?;
+    } else {
+        // Written all the same, or nobody knew that it can be.
+        report.write(directory.path())?;
+    }
+    Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn scale(arguments: &Arguments) -> Scale {
+    let usual = if arguments.quick { Scale::SMOKE } else { Scale::USUAL };
+    Scale {
+        rounds: arguments.rounds.unwrap_or(usual.rounds).max(1),
+        seconds: arguments.seconds.unwrap_or(usual.seconds).max(1),
+        idle: arguments.idle.unwrap_or(usual.idle),
+        entries: arguments.entries.unwrap_or(usual.entries),
+        ..usual
+    }
+}
+
+/// The binary to measure, where no later build replaces it.
+fn ticketgate(arguments: &Arguments, directory: &Path) -> Outcome<PathBuf> {
+    let built = match &arguments.binary {
+        Some(file) => file.clone(),
+        None if arguments.quick => built_with_us()?,
+        None => built_for_release(directory)?,
+    };
+    let copy = directory.join("ticketgate");
+    std::fs::copy(&built, &copy).map_err(|error| format!("{}: {error}", built.display()))?;
+    Ok(copy)
+}
+
+/// Cargo builds one for benches; the features that tests want of libraries are in it, and cost something.
+fn built_with_us() -> Outcome<PathBuf> {
+    if let Some(file) = option_env!("CARGO_BIN_EXE_ticketgate").map(PathBuf::from).filter(|file| file.is_file()) {
+        return Ok(file);
+    }
+    let ourselves = std::env::current_exe()?;
+    let beside = ourselves.parent().and_then(Path::parent).map(|profile| profile.join("ticketgate"));
+    beside.filter(|file| file.is_file()).ok_or_else(|| "no ticketgate was built; name one by --binary".into())
+}
+
+/// What users run.
+fn built_for_release(directory: &Path) -> Outcome<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.args([
+        "build",
+        "--release",
+        "--locked",
+        "--bin",
+        "ticketgate",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
+    eprintln!("… ticketgate is built for release");
+    let said = process::run(command, LONGEST_BUILD, directory)?;
+    let messages = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let files = messages.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)));
+    files.last().ok_or_else(|| "cargo names no executable".into())
+}
