@@ -34,8 +34,11 @@ const TICKETS: u32 = 16;
 /// Answers of the shorter and of the longer run.
 const RUNS: [u32; 2] = [200, 1200];
 
-/// What is counted, and how it is done so many times.
-const CASES: [(&str, fn(u32)); 3] = [
+/// Answers so many times.
+type Case = fn(u32);
+
+/// What is counted.
+const CASES: [(&str, Case); 3] = [
     ("an answer, without its connection", |count| answers(count, false)),
     ("a 304, without its connection", |count| answers(count, true)),
     ("an answer over a connection", connection),
@@ -55,7 +58,9 @@ fn main() {
 fn count() {
     let is_there = Command::new("valgrind").arg("--version").output().is_ok_and(|said| said.status.success());
     if !is_there {
-        CASES.iter().for_each(|(_, answer)| answer(RUNS[0]));
+        for (_, answer) in CASES {
+            answer(RUNS[0]);
+        }
         println!("instructions are counted by valgrind, which is not installed: apt-get install valgrind libc6-dbg");
         return;
     }

@@ -72,7 +72,7 @@ pub fn description(cores: &Cores) -> String {
         line.and_then(|line| Some(line.split_once(':')?.1.trim().to_owned())).unwrap_or_default()
     };
     let model = value(&read("/proc/cpuinfo"), "model name");
-    let memory = value(&read("/proc/meminfo"), "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0.0) / 1048576.0;
+    let memory = value(&read("/proc/meminfo"), "MemTotal").trim_end_matches(" kB").parse().unwrap_or(0.0) / 1_048_576.0;
     let kernel = read("/proc/sys/kernel/osrelease");
     format!("{model}, {} cores, {memory:.0} GiB, Linux {}", cores.all.len(), kernel.trim())
 }

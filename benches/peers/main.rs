@@ -45,6 +45,7 @@ const LONGEST_BUILD: Duration = Duration::from_secs(1800);
 
 /// Compares ticketgate with nginx, HAProxy and Varnish.
 #[derive(Debug, Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[command(name = "peers", bin_name = "cargo bench --bench peers --")]
 struct Arguments {
     /// Measures everything, with every server that is installed
@@ -197,6 +198,6 @@ fn built_for_release(directory: &Path) -> Outcome<PathBuf> {
     eprintln!("… ticketgate is built for release");
     let said = process::run(command, LONGEST_BUILD, directory)?;
     let messages = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let files = messages.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)));
-    files.last().ok_or_else(|| "cargo names no executable".into())
+    let mut files = messages.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)));
+    files.next_back().ok_or_else(|| "cargo names no executable".into())
 }

@@ -426,7 +426,7 @@ impl Bench {
                 return Err(format!("{}, connection {number}: {}", server.name, answer.status).into());
             }
             open.push(stream);
-            if open.len() % BATCH == 0 {
+            if open.len().is_multiple_of(BATCH) {
                 sleep(Duration::from_secs(3)).await;
             }
         }
@@ -443,7 +443,7 @@ impl Bench {
 
     fn connector(&self) -> Outcome<TlsConnector> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&self.ground.certificate.certificate)?)?;
+        roots.add(CertificateDer::from_pem_file(&self.ground.certificate.chain)?)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
@@ -471,7 +471,7 @@ impl Bench {
             self.fill(&server, &asks)?;
             std::thread::sleep(Duration::from_secs(self.scale.rest));
             let grown = server.process.memory().now.saturating_sub(before) as f64 / 1024.0;
-            let images = (count * IMAGE as u64) as f64 / 1048576.0;
+            let images = (count * IMAGE as u64) as f64 / 1_048_576.0;
             let cells = vec![Some(images), Some(grown), Some((grown / images - 1.0) * 100.0)];
             table.rows.push(Row { name: server.name.clone(), cells, rounds: Vec::new() });
         }

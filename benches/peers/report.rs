@@ -171,7 +171,7 @@ impl Report {
     pub fn write(&self, docs: &Path) -> Outcome<()> {
         let tables: Vec<Value> = self.tables.iter().map(Table::json).collect();
         let all = json!({
-            "taken": self.date(), "machine": self.machine, "versions": self.versions, "note": self.note,
+            "taken": Self::date(), "machine": self.machine, "versions": self.versions, "note": self.note,
             "tables": tables, "failures": self.notes,
         });
         std::fs::write(docs.join("peers.json"), serde_json::to_string_pretty(&all)? + "\n")?;
@@ -184,14 +184,14 @@ impl Report {
         Ok(())
     }
 
-    fn date(&self) -> String {
+    fn date() -> String {
         let now =
             std::time::UNIX_EPOCH + std::time::Duration::from_secs(Clock::system().now().wall.unix().cast_unsigned());
         humantime::format_rfc3339_seconds(now).to_string()[..10].to_owned()
     }
 
     fn markdown(&self) -> String {
-        let mut text = format!("Taken on {}: {}.", self.date(), self.machine);
+        let mut text = format!("Taken on {}: {}.", Self::date(), self.machine);
         if let Some(note) = &self.note {
             let _ = write!(text, " **{note}**");
         }

@@ -135,7 +135,7 @@ impl Programs {
 #[derive(Debug, Clone)]
 pub struct Certificate {
     /// PEM.
-    pub certificate: PathBuf,
+    pub chain: PathBuf,
     /// PEM.
     pub key: PathBuf,
     /// Both in one, as HAProxy wants them.
@@ -153,7 +153,7 @@ impl Certificate {
             Ok(file)
         };
         Ok(Self {
-            certificate: write("certificate.pem", &certificate)?,
+            chain: write("certificate.pem", &certificate)?,
             key: write("key.pem", &key)?,
             bundle: write("bundle.pem", &format!("{certificate}{key}"))?,
         })
@@ -251,16 +251,16 @@ impl Ground {
                 command.arg("--config").arg(fill("ticketgate.toml", own, with_tls)?);
             }
             Kind::Nginx => {
-                let file = fill("nginx.conf", include_str!("nginx.conf"), include_str!("nginx-tls.conf"))?;
-                command.arg("-p").arg(directory).arg("-c").arg(file).args(["-e", "stderr"]);
+                let written = fill("nginx.conf", include_str!("nginx.conf"), include_str!("nginx-tls.conf"))?;
+                command.arg("-p").arg(directory).arg("-c").arg(written).args(["-e", "stderr"]);
             }
             Kind::Haproxy => {
-                let file = fill("haproxy.cfg", include_str!("haproxy.cfg"), include_str!("haproxy-tls.cfg"))?;
-                command.arg("-db").arg("-f").arg(file);
+                let written = fill("haproxy.cfg", include_str!("haproxy.cfg"), include_str!("haproxy-tls.cfg"))?;
+                command.arg("-db").arg("-f").arg(written);
             }
             Kind::Varnish => {
-                let file = fill("varnish.vcl", include_str!("varnish.vcl"), "")?;
-                command.args(["-F", "-j", "none", "-n"]).arg(directory).arg("-f").arg(file);
+                let written = fill("varnish.vcl", include_str!("varnish.vcl"), "")?;
+                command.args(["-F", "-j", "none", "-n"]).arg(directory).arg("-f").arg(written);
                 command.args(["-a", &address.to_string(), "-s", "malloc,4g", "-p", "timeout_idle=300"]);
                 command.args(["-p", &format!("thread_pools={}", task.cores), "-p", "thread_pool_min=400"]);
                 // No line for each request, here as everywhere.
@@ -285,7 +285,7 @@ impl Ground {
             ("{origin}", task.origin.to_string()),
             ("{origin_host}", task.origin.ip().to_string()),
             ("{origin_port}", task.origin.port().to_string()),
-            ("{certificate}", self.certificate.certificate.display().to_string()),
+            ("{certificate}", self.certificate.chain.display().to_string()),
             ("{key}", self.certificate.key.display().to_string()),
             ("{bundle}", self.certificate.bundle.display().to_string()),
         ];
