@@ -18,7 +18,7 @@ use crate::tools::{self, Load, STREAMS};
 
 /// Connections that fill a cache.
 const FILLERS: usize = 64;
-/// Of so many answers that should be hits one may be a miss, as where two tickets share a hash; more is no comparison.
+/// Of so many answers that should be hits one may be a miss: more is no comparison.
 const MOST_MISSES: u64 = 100;
 /// A head has no more bytes.
 const HEAD: f64 = 2048.0;

@@ -2,9 +2,11 @@
 //! unfair. The configurations themselves stand beside this file.
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -20,6 +22,8 @@ const START: Duration = Duration::from_secs(20);
 const TRY: Duration = Duration::from_micros(200);
 /// Ports are free when they are looked for, and may be taken when they are used.
 const ATTEMPTS: usize = 3;
+/// Where servers listen.
+const PORTS: Range<u16> = 20_000..32_000;
 /// What a peer's version may take to be told.
 const VERSION: Duration = Duration::from_secs(10);
 
@@ -228,6 +232,9 @@ impl Ground {
             thread::sleep(TRY);
         }
         let took = begun.elapsed();
+        if !process.runs() {
+            return Err(format!("{} has ended:\n{}", task.kind, process.last_words()).into());
+        }
         let tls = Some(tls).filter(|_| task.kind.speaks_tls());
         Ok(Server { kind: task.kind, name: task.kind.name().to_owned(), address, tls, process, took })
     }
@@ -293,6 +300,16 @@ impl Ground {
     }
 }
 
+/// Below the ports that the kernel hands out, so that nobody is given it before the server takes it.
 fn free_address() -> Outcome<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let count = PORTS.end - PORTS.start;
+    for _ in PORTS {
+        let number = std::process::id().wrapping_mul(64).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(number % u32::from(count)).expect("it is less than their count");
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(listener.local_addr()?);
+        }
+    }
+    Err("no port is free".into())
 }

@@ -71,7 +71,7 @@ pub fn h2load(load: &Load<'_>) -> Outcome<Figures> {
     let _ = std::fs::remove_file(&times);
     let mut command = Command::new(find("h2load").ok_or("h2load is not installed")?);
     command.args(["-t1", &format!("-c{}", load.connections), &format!("-m{STREAMS}"), &format!("-D{}", load.seconds)]);
-    command.arg("-i").arg(urls).arg("--log-file").arg(&times);
+    command.args(["-H", ":authority: localhost"]).arg("-i").arg(urls).arg("--log-file").arg(&times);
     let said = process::run(command, Duration::from_secs(load.seconds) + GRACE, load.directory)?;
     let after = |name: &str, unit: &str| {
         let from = said.split_once(name)?.1;
