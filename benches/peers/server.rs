@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::Outcome;
@@ -209,6 +210,8 @@ pub struct Server {
     pub process: Process,
     /// From its start to its first accepted connection.
     pub took: Duration,
+    /// What it wrote; goes after its processes, which are declared before it.
+    _directory: TempDir,
 }
 
 impl Ground {
@@ -221,10 +224,11 @@ impl Ground {
 
     fn attempt(&self, task: Task) -> Outcome<Server> {
         let (address, tls) = (free_address()?, free_address()?);
-        let directory = tempfile::Builder::new().prefix(task.kind.name()).tempdir_in(&self.directory)?.keep();
-        let command = self.command(task, address, tls, &directory)?;
+        let directory = tempfile::Builder::new().prefix(task.kind.name()).tempdir_in(&self.directory)?;
+        let command = self.command(task, address, tls, directory.path())?;
         let begun = Instant::now();
-        let mut process = pinned(self.cores.serving(task.cores), || Process::start(command, directory.join("said")))?;
+        let mut process =
+            pinned(self.cores.serving(task.cores), || Process::start(command, directory.path().join("said")))?;
         while TcpStream::connect(address).is_err() {
             if !process.runs() || begun.elapsed() > START {
                 return Err(format!("{} does not listen:\n{}", task.kind, process.last_words()).into());
@@ -236,7 +240,15 @@ impl Ground {
             return Err(format!("{} has ended:\n{}", task.kind, process.last_words()).into());
         }
         let tls = Some(tls).filter(|_| task.kind.speaks_tls());
-        Ok(Server { kind: task.kind, name: task.kind.name().to_owned(), address, tls, process, took })
+        Ok(Server {
+            kind: task.kind,
+            name: task.kind.name().to_owned(),
+            address,
+            tls,
+            process,
+            took,
+            _directory: directory,
+        })
     }
 
     fn command(&self, task: Task, address: SocketAddr, tls: SocketAddr, directory: &Path) -> Outcome<Command> {
