@@ -17,6 +17,7 @@ use ticketgate::body::timed::TimedBody;
 use ticketgate::clock::Clock;
 use ticketgate::config::Config;
 use ticketgate::exchange::{Exchanges, Records};
+use ticketgate::log::Control;
 use ticketgate::moment::Wall;
 use ticketgate::peer::{Peer, Scheme};
 use ticketgate::proxy::Proxy;
@@ -94,7 +95,8 @@ fn answers(count: u32, conditional: bool) {
         tags.push(round_trip(&mut stream, target, &mut buffer));
     }
     let proxy = Proxy { shared: running.reload().shared(), forward: None };
-    let exchanges = Exchanges::new(proxy, Records::new(Arc::clone(running.metrics()), Clock::system()));
+    let exchanges =
+        Exchanges::new(proxy, Records::new(Arc::clone(running.metrics()), Clock::system(), Control::default(), None));
     let runtime: Runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let peer = Peer { address: ([127, 0, 0, 1], 4000).into(), scheme: Scheme::Http };
     let expected = if conditional { StatusCode::NOT_MODIFIED } else { StatusCode::OK };

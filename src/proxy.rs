@@ -93,7 +93,8 @@ impl Proxy {
             Route::Image => self.image(&request, client).await,
             Route::Preflight => Answered::preflight(responder.preflight(request.headers())),
             Route::Health => Answered::healthy(request.method()),
-            Route::App => self.forward(request, peer).await,
+            // Boxed, so that a hit does not carry, and copy, the room that the rest takes.
+            Route::App => Box::pin(self.forward(request, peer)).await,
             Route::NotAllowed(allow) => Answered::not_allowed(asked, allow, responder),
         }
         .by(client)
@@ -123,7 +124,7 @@ impl Proxy {
         match cache.lookup(ticket, *now) {
             Known::Answer(found) => Ok(Reply::found(found, admitted)), // 4
             known => {
-                let reply = self.find_otherwise(known, ticket, client, admitted, *now).await;
+                let reply = Box::pin(self.find_otherwise(known, ticket, client, admitted, *now)).await;
                 *now = clock.now();
                 reply
             }
