@@ -10,7 +10,7 @@ use std::time::Duration;
 use redb::backends::FileBackend;
 use redb::{
     Builder, CommitError, Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata,
-    StorageError, TableDefinition, TableError, TransactionError,
+    StorageError, TableDefinition, TableError, TransactionError, WriteTransaction,
 };
 
 use super::record::{EPOCH, End, Record};
@@ -23,8 +23,9 @@ use crate::ticket::Ticket;
 /// By canonical text: the rank, and the end as stated and on our clock, in milliseconds of wall time.
 const TICKETS: TableDefinition<&[u8], (u64, i64, i64)> = TableDefinition::new("tickets");
 
-/// By rank: the canonical text. Who was learned last comes last.
-const ORDER: TableDefinition<u64, &[u8]> = TableDefinition::new("order");
+/// By the end on our clock and the rank: the canonical text. Who goes first when there is no room comes first, as in memory: the
+/// earliest to end, and of those without an end the oldest.
+const ORDER: TableDefinition<(i64, u64), &[u8]> = TableDefinition::new("ends");
 
 /// Stands for the end of a ticket that has none.
 const NO_END: i64 = i64::MAX;
@@ -106,20 +107,15 @@ impl File {
             builder.set_cache_size(LIBRARY_CACHE).set_check_integrity_on_open(true);
             let database = builder.create_with_backend(FileBackend::new(file(path)?)?)?;
             let write = database.begin_write()?;
-            let newest = {
-                write.open_table(TICKETS)?;
-                let order = write.open_table(ORDER)?;
-                order.last()?.map_or(0, |(rank, _)| rank.value())
-            };
+            let newest = order_all(&write)?;
             write.commit()?;
             Ok(Self { database: Some(database), most: most as u64, rank: newest })
         })
     }
 
-    /// Removes who ended long ago, and reads all others: the newest first, and as many as may be known.
+    /// Removes who ended long ago and whom there is no room for, and reads all others: the newest first.
     pub(super) fn read(&mut self, now: Wall) -> Result<Vec<Record>, Failure> {
         self.tidy(now)?;
-        let most = usize::try_from(self.most).unwrap_or(usize::MAX);
         self.using(|database| {
             let table = database.begin_read()?.open_table(TICKETS)?;
             let mut ranked = Vec::new();
@@ -129,12 +125,12 @@ impl File {
                 ranked.extend(record(key.value(), stated, wall).map(|record| (rank, record)));
             }
             ranked.sort_unstable_by_key(|(rank, _)| std::cmp::Reverse(*rank));
-            ranked.truncate(most);
             Ok(ranked.into_iter().map(|(_, record)| record).collect())
         })
     }
 
     /// Writes `records` as the newest, all or none; returns when they are on the disk. Of two ends of a ticket the earlier stays.
+    /// Where there is no room for one more, whoever is next to go makes it.
     pub(super) fn write<'a>(&mut self, records: impl Iterator<Item = &'a Record>, now: Wall) -> Result<(), Failure> {
         let (most, before) = (self.most, self.rank);
         self.rank = self.using(|database| {
@@ -147,16 +143,17 @@ impl File {
                     let key = record.ticket.canonical().as_bytes();
                     let old = tickets.get(key)?.map(|old| old.value());
                     let held = old.and_then(|(_, stated, wall)| end(stated, wall));
-                    if let Some((old, ..)) = old {
-                        order.remove(old)?;
+                    if let Some((old, _, wall)) = old {
+                        order.remove((wall, old))?;
+                    } else {
+                        while tickets.len()? >= most {
+                            let Some((_, first)) = order.pop_first()? else { break };
+                            tickets.remove(first.value())?;
+                        }
                     }
                     let (stated, wall) = millis(End::earliest(held, record.end));
                     tickets.insert(key, (rank, stated, wall))?;
-                    order.insert(rank, key)?;
-                }
-                while tickets.len()? > most {
-                    let Some((_, oldest)) = order.pop_first()? else { break };
-                    tickets.remove(oldest.value())?;
+                    order.insert((wall, rank), key)?;
                 }
             }
             write.commit()?;
@@ -165,47 +162,37 @@ impl File {
         Ok(())
     }
 
-    /// Removes who ended so long ago that nobody remembers.
+    /// Removes who ended so long ago that nobody remembers, and whom there is no room for.
     pub(super) fn tidy(&mut self, now: Wall) -> Result<(), Failure> {
         let is_forgotten = |wall: i64| wall != NO_END && Wall::from_unix_millis(wall) + REMEMBERED <= now;
+        let most = self.most;
         loop {
-            let forgotten = self.using(|database| {
-                let table = database.begin_read()?.open_table(TICKETS)?;
-                let mut forgotten = Vec::new();
-                for entry in table.iter()? {
-                    let (key, value) = entry?;
-                    let (rank, _, wall) = value.value();
-                    if is_forgotten(wall) {
-                        forgotten.push((rank, key.value().to_vec()));
-                    }
-                    if forgotten.len() == TIDIED_AT_ONCE {
-                        break;
+            let removed = self.using(|database| {
+                let write = database.begin_write()?;
+                let mut removed = 0;
+                {
+                    let (mut tickets, mut order) = (write.open_table(TICKETS)?, write.open_table(ORDER)?);
+                    while removed < TIDIED_AT_ONCE {
+                        let goes = order.first()?.is_some_and(|(at, _)| is_forgotten(at.value().0));
+                        if !goes && tickets.len()? <= most {
+                            break;
+                        }
+                        let Some((_, first)) = order.pop_first()? else { break };
+                        tickets.remove(first.value())?;
+                        removed += 1;
                     }
                 }
-                Ok(forgotten)
+                if removed > 0 {
+                    write.commit()?
+                } else {
+                    write.abort()?
+                }
+                Ok(removed)
             })?;
-            self.remove(&forgotten)?;
-            if forgotten.len() < TIDIED_AT_ONCE {
+            if removed < TIDIED_AT_ONCE {
                 return Ok(());
             }
         }
-    }
-
-    fn remove(&mut self, those: &[(u64, Vec<u8>)]) -> Result<(), Failure> {
-        if those.is_empty() {
-            return Ok(());
-        }
-        self.using(|database| {
-            let write = database.begin_write()?;
-            {
-                let (mut tickets, mut order) = (write.open_table(TICKETS)?, write.open_table(ORDER)?);
-                for (rank, key) in those {
-                    tickets.remove(key.as_slice())?;
-                    order.remove(rank)?;
-                }
-            }
-            Ok(write.commit()?)
-        })
     }
 
     fn using<T>(&mut self, work: impl FnOnce(&Database) -> Result<T, Failure>) -> Result<T, Failure> {
@@ -218,6 +205,25 @@ impl File {
         }
         done
     }
+}
+
+/// The newest rank. Whoever has no place in the order, since an earlier version wrote it, gets one.
+fn order_all(write: &WriteTransaction) -> Result<u64, Failure> {
+    let (tickets, mut order) = (write.open_table(TICKETS)?, write.open_table(ORDER)?);
+    let is_whole = order.len()? == tickets.len()?;
+    if !is_whole {
+        order.retain(|_, _| false)?;
+    }
+    let mut newest = 0;
+    for entry in tickets.iter()? {
+        let (key, value) = entry?;
+        let (rank, _, wall) = value.value();
+        newest = newest.max(rank);
+        if !is_whole {
+            order.insert((wall, rank), key.value())?;
+        }
+    }
+    Ok(newest)
 }
 
 /// The file as it stands, or a new one for this user alone: whoever holds a ticket can show its code.
@@ -382,8 +388,27 @@ mod tests {
         drop(file);
         assert_eq!(held(&wanted, NOW), ["0", "3", "2"]);
         assert_eq!(open(&wanted).read(NOW).unwrap()[0], record(0, Some(90)), "an end is never put off");
-        assert_eq!(held(&Wanted { most: 1, ..wanted.clone() }, NOW), ["0"]);
+        assert_eq!(
+            held(&Wanted { most: 1, ..wanted.clone() }, NOW),
+            ["3"],
+            "the earliest to end goes, and then the oldest"
+        );
         assert_eq!(aside(&directory), 0);
+    }
+
+    #[test]
+    fn where_there_is_no_room_the_earliest_to_end_goes_and_who_never_ends_stays() {
+        let directory = TempDir::new().unwrap();
+        let wanted = wanted(&directory, 3);
+        let mut file = open(&wanted);
+        file.write([record(0, None), record(1, None)].iter(), NOW).unwrap();
+        for number in 2..5 {
+            file.write([record(number, Some(1))].iter(), NOW).unwrap();
+        }
+        drop(file);
+        assert_eq!(held(&wanted, NOW + Duration::from_secs(5)), ["4", "1", "0"]);
+        open(&wanted).write([record(5, None), record(6, Some(60)), record(7, None)].iter(), NOW).unwrap();
+        assert_eq!(held(&wanted, NOW), ["7", "5", "1"], "of those without an end the oldest");
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub const OPEN_WITHIN: Duration = Duration::from_secs(60);
 pub struct Wanted {
     /// The file.
     pub path: PathBuf,
-    /// Tickets in it: the newest stay.
+    /// Tickets in it: the earliest to end goes first.
     pub most: usize,
     /// For another process to let go of it.
     pub patience: Duration,
