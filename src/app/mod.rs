@@ -163,6 +163,9 @@ impl App {
         let renewal = certificate.map(|certificate| ground.renewal(&config, certificate));
         let shared = Arc::new(ground.share(&config, &background).map_err(StartError::CaFile)?);
         let cold = own::restore(&shared, &records);
+        if let Some(store) = &ground.store {
+            store.refill_from(Arc::clone(&shared.cache));
+        }
         Ok(Self { config, listeners, tls, renewal, admin, relay, legacy, addresses, background, shared, ground, cold })
     }
 

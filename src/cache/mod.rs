@@ -28,7 +28,7 @@ use entry::{Image, Negative};
 use expiry::Expiry;
 use memory::Memory;
 use own::Own;
-pub use own::REMEMBERED;
+pub use own::{REMEMBERED, Rank};
 
 use crate::moment::Moment;
 use crate::ticket::Ticket;
@@ -268,6 +268,12 @@ impl Cache {
         let own = self.own.images.iter().flat_map(Memory::iter);
         let all = self.images.iter().chain(own).map(|(key, image)| Held { key, image });
         all.filter(move |held| !held.image.has_ended(now))
+    }
+
+    /// At most `most` own tickets and their ends, in the order in which they would go for want of room; those after `after` if it
+    /// is given. Learning waits meanwhile.
+    pub fn own_after(&self, after: Option<Rank>, most: usize) -> Vec<(Rank, Ticket, Option<Expiry>)> {
+        self.own.tickets().after(after, most)
     }
 
     /// How many tickets are own.

@@ -6,6 +6,7 @@
 //! life as soon as its end was forgotten.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ pub(super) struct Known {
 }
 
 /// The earliest to end first; of those without an end the oldest.
-type Rank = (Tick, u64);
+pub type Rank = (Tick, u64);
 
 impl Own {
     /// None yet, and `most` at once.
@@ -65,6 +66,16 @@ impl Own {
     /// What was learned of `ticket`, when it is own, ended or not.
     pub(super) fn get(&self, ticket: &Ticket) -> Option<&Known> {
         self.tickets.get(ticket.canonical())
+    }
+
+    /// At most `most` of them in the order in which they would go, those after `after` if it is given.
+    pub(super) fn after(&self, after: Option<Rank>, most: usize) -> Vec<(Rank, Ticket, Option<Expiry>)> {
+        let from = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let known = |(rank, key): (&Rank, &Arc<str>)| {
+            let known = self.tickets.get(key)?;
+            Some((*rank, Ticket::from_canonical(key).ok()?, known.expiry))
+        };
+        self.order.range::<Rank, _>(from).filter_map(known).take(most).collect()
     }
 
     /// How many there are.

@@ -48,6 +48,7 @@ pub(super) struct File {
     database: Option<Database>,
     most: u64,
     rank: u64,
+    is_new: bool,
 }
 
 /// Why the file could not be used.
@@ -107,10 +108,16 @@ impl File {
             builder.set_cache_size(LIBRARY_CACHE).set_check_integrity_on_open(true);
             let database = builder.create_with_backend(FileBackend::new(file(path)?)?)?;
             let write = database.begin_write()?;
-            let newest = order_all(&write)?;
+            let rank = order_all(&write)?;
+            let is_new = write.open_table(TICKETS)?.is_empty()?;
             write.commit()?;
-            Ok(Self { database: Some(database), most: most as u64, rank: newest })
+            Ok(Self { database: Some(database), most: most as u64, rank, is_new })
         })
+    }
+
+    /// Whether it held no ticket when it was opened: it was begun just now, or might as well have been.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
     }
 
     /// Removes who ended long ago and whom there is no room for, and reads all others: the newest first.
@@ -183,9 +190,7 @@ impl File {
                     }
                 }
                 if removed > 0 {
-                    write.commit()?
-                } else {
-                    write.abort()?
+                    write.commit()?;
                 }
                 Ok(removed)
             })?;

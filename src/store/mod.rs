@@ -13,7 +13,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use rustix::fs::{Access, access};
 use tokio::sync::oneshot;
 use writer::{Order, Writer};
 
+use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 
@@ -52,6 +53,7 @@ pub struct Wanted {
 /// A store at work. Dropping the last one ends its thread.
 pub struct Store {
     orders: SyncSender<Order>,
+    known: Arc<OnceLock<Arc<Cache>>>,
     metrics: Arc<Metrics>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -90,10 +92,16 @@ impl Store {
         let unreadable = |error| NoStore::Unusable(wanted.path.clone(), error);
         let records = file.read(clock.now().wall).map_err(|failure| unreadable(failure.into_io()))?;
         let (orders, queue) = mpsc::sync_channel(QUEUE);
-        let writer = Writer::new(file, wanted, clock, Arc::clone(&metrics));
+        let known = Arc::<OnceLock<Arc<Cache>>>::default();
+        let writer = Writer::new(file, wanted, Arc::clone(&known), clock, Arc::clone(&metrics));
         let thread = std::thread::Builder::new().name("ticketgate-store".to_owned()).spawn(move || writer.run(&queue));
         let thread = Mutex::new(Some(thread.map_err(NoStore::Thread)?));
-        Ok((Self { orders, metrics, thread }, records))
+        Ok((Self { orders, known, metrics, thread }, records))
+    }
+
+    /// From now on a file that has to be begun anew gets every own ticket that `cache` knows; only the first call counts.
+    pub fn refill_from(&self, cache: Arc<Cache>) {
+        let _ = self.known.set(cache);
     }
 
     /// Has `record` written soon. Never waits: where too many wait already it is counted and dropped.
@@ -227,6 +235,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::cache;
     use crate::moment::Wall;
     use crate::ticket::Ticket;
 
@@ -321,6 +330,30 @@ mod tests {
         store.remember(record(0));
         store.close();
         assert_eq!(held(&directory), [record(0)]);
+    }
+
+    #[test]
+    fn a_file_that_is_begun_anew_while_we_serve_gets_every_own_ticket() {
+        for vanishes in [true, false] {
+            let directory = TempDir::new().unwrap();
+            let (store, _) = open(&directory);
+            let cache = Arc::new(Cache::new(&cache::Config::default(), 10_000, |_| {}));
+            let now = Clock::system().now();
+            (0..900).for_each(|number| cache.learn(&record(number).ticket, None, now));
+            store.refill_from(Arc::clone(&cache));
+            store.remember(record(0));
+            store.let_go();
+            let path = directory.path().join("own.redb");
+            if vanishes {
+                std::fs::remove_file(&path).unwrap();
+            } else {
+                std::fs::write(&path, "rubbish").unwrap();
+            }
+            store.take_back();
+            store.remember(record(900));
+            store.close();
+            assert_eq!(held(&directory).len(), 901, "vanishes: {vanishes}");
+        }
     }
 
     #[test]

@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::file::{Failure, File};
 use super::{NoStore, NotKept, Record, Wanted};
+use crate::cache::{Cache, Rank};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::moment::Tick;
@@ -66,6 +67,9 @@ struct Retry {
     why: NotKept,
 }
 
+/// What a file that was begun anew does not have yet of all that is known: those after this one.
+struct Lacking(Option<Rank>);
+
 /// The thread's state.
 pub(super) struct Writer {
     place: Place,
@@ -74,15 +78,23 @@ pub(super) struct Writer {
     waiters: Vec<(Vec<Record>, Waiter)>,
     dropped: bool,
     tidied: Tick,
+    known: Arc<OnceLock<Arc<Cache>>>,
+    lacking: Option<Lacking>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
 
 impl Writer {
-    pub(super) fn new(file: File, wanted: Wanted, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        let tidied = clock.tick();
-        let (pending, waiters) = (VecDeque::new(), Vec::new());
-        Self { place: Place::Open(file), wanted, pending, waiters, dropped: false, tidied, clock, metrics }
+    pub(super) fn new(
+        file: File,
+        wanted: Wanted,
+        known: Arc<OnceLock<Arc<Cache>>>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (place, tidied) = (Place::Open(file), clock.tick());
+        let (pending, waiters, dropped, lacking) = (VecDeque::new(), Vec::new(), false, None);
+        Self { place, wanted, pending, waiters, dropped, tidied, known, lacking, clock, metrics }
     }
 
     /// Works until it is told to end, or nobody is left to tell it.
@@ -100,6 +112,7 @@ impl Writer {
                 Err(RecvTimeoutError::Disconnected) => return self.write_the_rest(),
             }
             self.write();
+            self.refill();
             self.tidy();
         }
     }
@@ -116,6 +129,7 @@ impl Writer {
                 }
                 Order::LetGo(done) => {
                     self.write();
+                    while self.refill() {}
                     self.place = Place::LetGo;
                     let _ = done.send(());
                 }
@@ -155,6 +169,7 @@ impl Writer {
     fn patience(&self) -> Duration {
         match &self.place {
             Place::Failing(retry) => retry.due.since(self.clock.tick()).max(Duration::from_millis(1)),
+            Place::Open(_) if self.lacking.is_some() => Duration::ZERO,
             _ => TIDY_EVERY,
         }
     }
@@ -190,6 +205,19 @@ impl Writer {
         }
     }
 
+    /// Writes the next batch of what a file that was begun anew lacks; returns whether there may be more.
+    fn refill(&mut self) -> bool {
+        let (Place::Open(file), Some(Lacking(after))) = (&mut self.place, &self.lacking) else { return false };
+        let now = self.clock.now();
+        let batch = self.known.get().map(|cache| cache.own_after(*after, BATCH)).unwrap_or_default();
+        let records: Vec<Record> = batch.iter().map(|(_, ticket, expiry)| Record::new(ticket, *expiry)).collect();
+        match file.write(records.iter(), now.wall) {
+            Ok(()) => self.lacking = batch.last().map(|(rank, ..)| Lacking(Some(*rank))),
+            Err(failure) => self.fail(failure.into(), FIRST_RETRY),
+        }
+        self.lacking.is_some() && matches!(self.place, Place::Open(_))
+    }
+
     /// The file cannot be used: said once, until the reason changes.
     fn fail(&mut self, why: NotKept, wait: Duration) {
         self.metrics.store_failures.inc();
@@ -221,6 +249,9 @@ impl Writer {
             Ok(file) => {
                 let path = self.wanted.path.display();
                 tracing::info!(%path, "the file of own tickets is open again");
+                if file.is_new() {
+                    self.lacking = Some(Lacking(None));
+                }
                 (self.place, self.dropped) = (Place::Open(file), false);
             }
             // A candidate that is of no use is about to end.
@@ -258,7 +289,8 @@ impl Writer {
                 Place::Open(_) | Place::Successor(_) => {}
             }
             self.write();
-            if self.pending.is_empty() {
+            while self.refill() {}
+            if self.pending.is_empty() && self.lacking.is_none() {
                 return;
             }
             std::thread::sleep(WHILE_HELD);
