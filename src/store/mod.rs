@@ -13,7 +13,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use file::File;
 pub use record::{End, Record, read_lines};
 use rustix::fs::{Access, access};
 use tokio::sync::oneshot;
-use writer::{Order, Writer};
+use writer::{Beside, Order, Wish, Writer};
 
 use crate::cache::Cache;
 use crate::clock::Clock;
@@ -53,9 +53,10 @@ pub struct Wanted {
 /// A store at work. Dropping the last one ends its thread.
 pub struct Store {
     orders: SyncSender<Order>,
-    known: Arc<OnceLock<Arc<Cache>>>,
+    beside: Arc<Beside>,
     metrics: Arc<Metrics>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    let_go_within: Duration,
 }
 
 /// Why there is no store.
@@ -92,22 +93,23 @@ impl Store {
         let unreadable = |error| NoStore::Unusable(wanted.path.clone(), error);
         let records = file.read(clock.now().wall).map_err(|failure| unreadable(failure.into_io()))?;
         let (orders, queue) = mpsc::sync_channel(QUEUE);
-        let known = Arc::<OnceLock<Arc<Cache>>>::default();
-        let writer = Writer::new(file, wanted, Arc::clone(&known), clock, Arc::clone(&metrics));
+        let beside = Arc::<Beside>::default();
+        let writer = Writer::new(file, wanted, Arc::clone(&beside), clock, Arc::clone(&metrics));
         let thread = std::thread::Builder::new().name("ticketgate-store".to_owned()).spawn(move || writer.run(&queue));
         let thread = Mutex::new(Some(thread.map_err(NoStore::Thread)?));
-        Ok((Self { orders, known, metrics, thread }, records))
+        Ok((Self { orders, beside, metrics, thread, let_go_within: LET_GO_WITHIN }, records))
     }
 
     /// From now on a file that has to be begun anew gets every own ticket that `cache` knows; only the first call counts.
     pub fn refill_from(&self, cache: Arc<Cache>) {
-        let _ = self.known.set(cache);
+        let _ = self.beside.known.set(cache);
     }
 
-    /// Has `record` written soon. Never waits: where too many wait already it is counted and dropped.
+    /// Has `record` written soon. Never waits: where too many wait already it is counted and dropped, which is said once.
     pub fn remember(&self, record: Record) {
         if self.orders.try_send(Order::Keep(vec![record], None)).is_err() {
             self.metrics.store_dropped.inc();
+            self.beside.say_dropped();
         }
     }
 
@@ -131,26 +133,37 @@ impl Store {
     /// Writes what is queued and lets go of the file, for a successor to open it. Blocks, within a bound.
     pub fn let_go(&self) {
         let (done, wait) = mpsc::sync_channel(1);
-        if self.orders.send(Order::LetGo(done)).is_ok() {
-            let _ = wait.recv_timeout(LET_GO_WITHIN);
-        }
+        self.wish(Wish::LetGo(done));
+        let _ = wait.recv_timeout(self.let_go_within);
     }
 
     /// Opens the file again: there is no successor.
     pub fn take_back(&self) {
-        let _ = self.orders.send(Order::TakeBack);
+        self.wish(Wish::TakeBack);
     }
 
     /// Tells what is learned to `successor` from now on, which reads [lines](read_lines).
     pub fn hand_over(&self, successor: Box<dyn Write + Send>) {
-        let _ = self.orders.send(Order::HandOver(successor));
+        self.wish(Wish::HandOver(successor));
+    }
+
+    fn wish(&self, wish: Wish) {
+        self.beside.wishes().place = Some(wish);
+        self.wake();
+    }
+
+    /// Where the queue is full the thread is awake, or comes to it once the disk lets it.
+    fn wake(&self) {
+        let _ = self.orders.try_send(Order::Look);
     }
 
     /// Writes what is queued, lets go of the file and ends the thread; whatever is learned later is lost. Blocks, within a bound.
     pub fn close(&self) {
         let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
         let (done, wait) = mpsc::sync_channel(1);
-        if self.orders.send(Order::Close(done)).is_ok() && wait.recv_timeout(LET_GO_WITHIN).is_err() {
+        self.beside.wishes().close = Some(done);
+        self.wake();
+        if wait.recv_timeout(self.let_go_within).is_err() {
             tracing::error!("own tickets that were not written yet are lost: the disk takes too long");
             return;
         }
@@ -354,6 +367,39 @@ mod tests {
             store.close();
             assert_eq!(held(&directory).len(), 901, "vanishes: {vanishes}");
         }
+    }
+
+    #[test]
+    fn a_disk_that_hangs_keeps_nobody_for_longer_than_the_bound() {
+        /// Blocks until its other end is dropped.
+        struct Hanging(Receiver<()>);
+        impl Write for Hanging {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                let _ = self.0.recv();
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let directory = TempDir::new().unwrap();
+        let (mut store, _) = open(&directory);
+        store.let_go_within = Duration::from_millis(50);
+        let (hangs, until) = mpsc::channel();
+        store.hand_over(Box::new(Hanging(until)));
+        let most = u32::try_from(3 * QUEUE).unwrap();
+        (0..most).for_each(|number| store.remember(record(number)));
+        assert!(store.metrics.store_dropped.get() > 0, "the queue is full");
+        let (ended, wait) = mpsc::channel();
+        std::thread::spawn(move || {
+            store.let_go();
+            store.take_back();
+            store.hand_over(Box::new(Successor(None)));
+            store.close();
+            ended.send(()).unwrap();
+        });
+        wait.recv_timeout(Duration::from_secs(20)).expect("nobody waits without bound");
+        drop(hangs);
     }
 
     #[test]

@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::file::{Failure, File};
-use super::{NoStore, NotKept, Record, Wanted};
+use super::{NoStore, NotKept, QUEUE, Record, Wanted};
 use crate::cache::{Cache, Rank};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -41,14 +42,54 @@ type Waiter = oneshot::Sender<Result<(), NotKept>>;
 pub(super) enum Order {
     /// To write these; whoever waits wants all of them written now, or none.
     Keep(Vec<Record>, Option<Waiter>),
+    /// To look for wishes.
+    Look,
+}
+
+/// What the thread finds beside the queue, which may be full.
+#[derive(Default)]
+pub(super) struct Beside {
+    wishes: Mutex<Wishes>,
+    /// All own tickets, for a file that is begun anew.
+    pub(super) known: OnceLock<Arc<Cache>>,
+    /// Whether it was said that tickets are dropped.
+    dropping: AtomicBool,
+}
+
+/// Met once what was queued before is taken.
+#[derive(Default)]
+pub(super) struct Wishes {
+    /// The last one counts.
+    pub(super) place: Option<Wish>,
+    /// To end.
+    pub(super) close: Option<SyncSender<()>>,
+}
+
+/// Where tickets are to go.
+pub(super) enum Wish {
     /// To let go of the file.
     LetGo(SyncSender<()>),
     /// To open it again.
     TakeBack,
     /// To tell a successor from now on.
     HandOver(Box<dyn Write + Send>),
-    /// To end.
-    Close(SyncSender<()>),
+}
+
+impl Beside {
+    pub(super) fn wishes(&self) -> MutexGuard<'_, Wishes> {
+        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Said once, until the file is open again or tidied.
+    pub(super) fn say_dropped(&self) {
+        if !self.dropping.swap(true, Ordering::Relaxed) {
+            tracing::error!("own tickets are lost at the next restart: more wait to be written than are kept");
+        }
+    }
+
+    fn forget_dropped(&self) {
+        self.dropping.store(false, Ordering::Relaxed);
+    }
 }
 
 /// Where tickets go.
@@ -76,40 +117,32 @@ pub(super) struct Writer {
     wanted: Wanted,
     pending: VecDeque<Record>,
     waiters: Vec<(Vec<Record>, Waiter)>,
-    dropped: bool,
     tidied: Tick,
-    known: Arc<OnceLock<Arc<Cache>>>,
+    beside: Arc<Beside>,
     lacking: Option<Lacking>,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
 
 impl Writer {
-    pub(super) fn new(
-        file: File,
-        wanted: Wanted,
-        known: Arc<OnceLock<Arc<Cache>>>,
-        clock: Clock,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub(super) fn new(file: File, wanted: Wanted, beside: Arc<Beside>, clock: Clock, metrics: Arc<Metrics>) -> Self {
         let (place, tidied) = (Place::Open(file), clock.tick());
-        let (pending, waiters, dropped, lacking) = (VecDeque::new(), Vec::new(), false, None);
-        Self { place, wanted, pending, waiters, dropped, tidied, known, lacking, clock, metrics }
+        let (pending, waiters, lacking) = (VecDeque::new(), Vec::new(), None);
+        Self { place, wanted, pending, waiters, tidied, beside, lacking, clock, metrics }
     }
 
     /// Works until it is told to end, or nobody is left to tell it.
     pub(super) fn run(mut self, orders: &Receiver<Order>) {
         loop {
             match orders.recv_timeout(self.patience()) {
-                Ok(order) => {
-                    if let Some(closed) = self.obey(order, orders) {
-                        drop(self);
-                        let _ = closed.send(());
-                        return;
-                    }
-                }
+                Ok(order) => self.take_all(order, orders),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return self.write_the_rest(),
+            }
+            if let Some(closed) = self.grant(orders) {
+                drop(self);
+                let _ = closed.send(());
+                return;
             }
             self.write();
             self.refill();
@@ -118,31 +151,40 @@ impl Writer {
     }
 
     /// Takes `order` and what has come since, up to a batch.
-    fn obey(&mut self, order: Order, orders: &Receiver<Order>) -> Option<SyncSender<()>> {
+    fn take_all(&mut self, order: Order, orders: &Receiver<Order>) {
         let mut next = Some(order);
         let mut taken = 0;
         while let Some(order) = next {
-            match order {
-                Order::Keep(records, waiter) => {
-                    taken += records.len();
-                    self.take(records, waiter);
-                }
-                Order::LetGo(done) => {
-                    self.write();
-                    while self.refill() {}
-                    self.place = Place::LetGo;
-                    let _ = done.send(());
-                }
-                Order::TakeBack => self.take_back(),
-                Order::HandOver(successor) => self.place = Place::Successor(successor),
-                Order::Close(done) => {
-                    self.write_the_rest();
-                    return Some(done);
-                }
+            if let Order::Keep(records, waiter) = order {
+                taken += records.len();
+                self.take(records, waiter);
             }
             next = if taken < BATCH { orders.try_recv().ok() } else { None };
         }
-        None
+    }
+
+    /// Meets the wishes that there are; returns whom to tell of the end, if that is one.
+    fn grant(&mut self, orders: &Receiver<Order>) -> Option<SyncSender<()>> {
+        let Wishes { place, close } = std::mem::take(&mut *self.beside.wishes());
+        if place.is_some() || close.is_some() {
+            for order in orders.try_iter().take(QUEUE) {
+                if let Order::Keep(records, waiter) = order {
+                    self.take(records, waiter);
+                }
+            }
+        }
+        match place {
+            None => {}
+            Some(Wish::LetGo(done)) => {
+                self.write();
+                while self.refill() {}
+                self.place = Place::LetGo;
+                let _ = done.send(());
+            }
+            Some(Wish::TakeBack) => self.take_back(),
+            Some(Wish::HandOver(successor)) => self.place = Place::Successor(successor),
+        }
+        close.inspect(|_| self.write_the_rest())
     }
 
     fn take(&mut self, records: Vec<Record>, waiter: Option<Waiter>) {
@@ -153,9 +195,7 @@ impl Writer {
         while self.pending.len() > MOST_PENDING {
             self.pending.pop_front();
             self.metrics.store_dropped.inc();
-            if !std::mem::replace(&mut self.dropped, true) {
-                tracing::error!("own tickets are lost at the next restart: more wait to be written than are kept");
-            }
+            self.beside.say_dropped();
         }
     }
 
@@ -209,7 +249,7 @@ impl Writer {
     fn refill(&mut self) -> bool {
         let (Place::Open(file), Some(Lacking(after))) = (&mut self.place, &self.lacking) else { return false };
         let now = self.clock.now();
-        let batch = self.known.get().map(|cache| cache.own_after(*after, BATCH)).unwrap_or_default();
+        let batch = self.beside.known.get().map(|cache| cache.own_after(*after, BATCH)).unwrap_or_default();
         let records: Vec<Record> = batch.iter().map(|(_, ticket, expiry)| Record::new(ticket, *expiry)).collect();
         match file.write(records.iter(), now.wall) {
             Ok(()) => self.lacking = batch.last().map(|(rank, ..)| Lacking(Some(*rank))),
@@ -252,7 +292,8 @@ impl Writer {
                 if file.is_new() {
                     self.lacking = Some(Lacking(None));
                 }
-                (self.place, self.dropped) = (Place::Open(file), false);
+                self.place = Place::Open(file);
+                self.beside.forget_dropped();
             }
             // A candidate that is of no use is about to end.
             Err(NoStore::Held(..)) => self.place = Place::Failing(self.retry(WHILE_HELD, why)),
@@ -274,6 +315,7 @@ impl Writer {
         let (now, Place::Open(file)) = (self.clock.now(), &mut self.place) else { return };
         if now.tick.since(self.tidied) >= TIDY_EVERY {
             self.tidied = now.tick;
+            self.beside.forget_dropped();
             if let Err(failure) = file.tidy(now.wall) {
                 self.fail(failure.into(), FIRST_RETRY);
             }
