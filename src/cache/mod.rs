@@ -47,7 +47,8 @@ pub struct Cache {
 }
 
 /// Own tickets and their images. Whoever stores an image holds the tickets' lock while it does, so that an image is never put
-/// among strangers' while its ticket is learned. Looking up takes no lock: an image that moves is in both stores for a moment.
+/// among strangers' while its ticket is learned; and whoever removes one, so that it is not put back by an image that moves.
+/// Looking up takes no lock: an image that moves is in both stores for a moment.
 struct Owned {
     tickets: RwLock<Own>,
     /// `None` where their images are among all others.
@@ -216,6 +217,7 @@ impl Cache {
 
     /// Forgets an image that must not be shown any more.
     pub fn forget_image(&self, ticket: &Ticket) {
+        let _no_image_moves = self.own.tickets();
         self.images.remove(ticket.canonical());
         if let Some(images) = &self.own.images {
             images.remove(ticket.canonical());
@@ -224,6 +226,7 @@ impl Cache {
 
     /// Forgets whatever is held of `ticket` but that it is own; returns whether anything was.
     pub fn purge(&self, ticket: &Ticket) -> bool {
+        let _no_image_moves = self.own.tickets();
         let key = ticket.canonical();
         let held = [
             self.images.take(key).is_some(),
@@ -235,6 +238,7 @@ impl Cache {
 
     /// Forgets every image and every refusal; returns how many there were.
     pub fn purge_all(&self) -> u64 {
+        let _no_image_moves = self.own.tickets();
         let own = self.own.images.as_ref().map_or(0, Memory::clear);
         own + self.images.clear() + self.negatives.clear()
     }
@@ -496,6 +500,27 @@ mod tests {
         cache.keep_image(&ticket(0), image(), at(0));
         cache.learn(&ticket(1), None, at(0));
         assert!(cache.knows(&ticket(0)) && cache.knows(&ticket(1)));
+    }
+
+    #[test]
+    fn what_is_removed_while_its_ticket_is_learned_does_not_come_back() {
+        let passed = Passed::new(http::StatusCode::NOT_FOUND, &HeaderMap::new(), None);
+        let unknown = Negative { instead: Instead::Unknown(Arc::new(passed)), until: Tick::NEVER };
+        let remove = |cache: &Cache, how: u32| match how {
+            0 => drop(cache.purge(&ticket(0))),
+            1 => drop(cache.purge_all()),
+            2 => cache.forget_image(&ticket(0)),
+            _ => cache.keep_negative(&ticket(0), unknown.clone(), at(0)),
+        };
+        for round in 0..4000 {
+            let cache = cache();
+            cache.keep_image(&ticket(0), image(), at(0));
+            std::thread::scope(|scope| {
+                scope.spawn(|| cache.learn(&ticket(0), within(60), at(0)));
+                scope.spawn(|| remove(&cache, round % 4));
+            });
+            assert!(cache.stored(&ticket(0), at(0)).is_none(), "round {round}");
+        }
     }
 
     #[test]

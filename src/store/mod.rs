@@ -387,7 +387,7 @@ mod tests {
         store.let_go_within = Duration::from_millis(50);
         let (hangs, until) = mpsc::channel();
         store.hand_over(Box::new(Hanging(until)));
-        let most = u32::try_from(3 * QUEUE).unwrap();
+        let most = u32::try_from(4 * QUEUE).unwrap();
         (0..most).for_each(|number| store.remember(record(number)));
         assert!(store.metrics.store_dropped.get() > 0, "the queue is full");
         let (ended, wait) = mpsc::channel();
