@@ -1,6 +1,7 @@
 //! What browsers and CDNs are told about an image's life (S21): never longer than we may keep it, than the origin lets
 //! private caches keep it, or than its ticket lives. WeChat says seven days even for a ticket of a minute.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -64,11 +65,28 @@ fn whole_seconds_up(duration: Duration) -> u64 {
     duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
 
-/// Writes an HTTP date; times beyond what the format can say become its first or last second.
+/// Seconds whose dates a thread remembers: popular images ask for the same few again and again.
+const REMEMBERED: usize = 64;
+
+thread_local! {
+    static DATES: RefCell<[Option<(i64, HeaderValue)>; REMEMBERED]> = const { RefCell::new([const { None }; REMEMBERED]) };
+}
+
+/// Writes an HTTP date; times beyond what the format can say become its first or last second. Two of them are in every answer, and
+/// writing one takes as long as looking an image up, so that a thread remembers what it wrote.
 pub fn http_date(wall: Wall) -> HeaderValue {
     const LAST_OF_9999: i64 = 253_402_300_799;
-    let wall = Wall::from_unix(wall.unix().clamp(0, LAST_OF_9999));
-    HeaderValue::try_from(httpdate::fmt_http_date(wall.into())).expect("an HTTP date is visible ASCII")
+    let second = wall.unix().clamp(0, LAST_OF_9999);
+    let place = usize::try_from(second).unwrap_or(0) % REMEMBERED;
+    DATES.with_borrow_mut(|dates| match &dates[place] {
+        Some((remembered, date)) if *remembered == second => date.clone(),
+        _ => dates[place].insert((second, written(second))).1.clone(),
+    })
+}
+
+fn written(second: i64) -> HeaderValue {
+    HeaderValue::try_from(httpdate::fmt_http_date(Wall::from_unix(second).into()))
+        .expect("an HTTP date is visible ASCII")
 }
 
 #[cfg(test)]
@@ -130,6 +148,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_remembered_is_what_would_be_written(seconds in prop::collection::vec(-1_000i64..4_000_000_000, 1..200)) {
+            for second in seconds.iter().chain(&seconds) {
+                prop_assert_eq!(http_date(Wall::from_unix(*second)), written((*second).max(0)));
+            }
+        }
+
         /// S21: max-age − Age ≤ min(freshness left, lifetime for private caches, ticket life left).
         #[test]
         fn nobody_is_told_more_than_is_left(
