@@ -52,6 +52,9 @@ const BACKGROUND_THREADS: usize = 2;
 /// How often the stores do their bookkeeping.
 const TEND_EVERY: Duration = Duration::from_secs(1);
 
+/// Larger than anything that the allocator keeps for itself.
+const LARGE_PIECE: usize = 8 * 1024 * 1024;
+
 /// How often the certificate's files are looked at.
 const LOOK_FOR_CERTIFICATES_EVERY: Duration = Duration::from_secs(60);
 
@@ -336,7 +339,14 @@ async fn tend(cache: Arc<Cache>) {
     loop {
         due.tick().await;
         cache.tend();
+        give_memory_back();
     }
+}
+
+/// The allocator gives back what has been free for a second, but looks only when a large piece is freed: a process that went idle
+/// would keep what its busiest moment took. Nothing is written to the piece, so that it costs no memory.
+fn give_memory_back() {
+    drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE_PIECE)));
 }
 
 async fn limit_drain(drain: Drain) {
