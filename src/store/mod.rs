@@ -86,12 +86,14 @@ pub enum NotKept {
 }
 
 impl Store {
-    /// Opens the file, sets it aside when it is damaged, and reads it: the newest ticket first. Blocks, for `patience` when another
-    /// process holds the file.
+    /// Opens the file, sets it aside when it is damaged, and reads it: the newest ticket first. One that is damaged and cannot be set
+    /// aside is tried again later. Blocks, for `patience` when another process holds the file.
     pub fn open(wanted: Wanted, clock: Clock, metrics: Arc<Metrics>) -> Result<(Self, Vec<Record>), NoStore> {
-        let mut file = File::open_patiently(&wanted, &clock)?;
-        let unreadable = |error| NoStore::Unusable(wanted.path.clone(), error);
-        let records = file.read(clock.now().wall).map_err(|failure| unreadable(failure.into_io()))?;
+        let (file, records) = match open_and_read(&wanted, &clock) {
+            Ok((file, records)) => (Ok(file), records),
+            Err(damaged @ NoStore::Damaged(..)) => (Err(damaged), Vec::new()),
+            Err(other) => return Err(other),
+        };
         let (orders, queue) = mpsc::sync_channel(QUEUE);
         let beside = Arc::<Beside>::default();
         let writer = Writer::new(file, wanted, Arc::clone(&beside), clock, Arc::clone(&metrics));
@@ -171,15 +173,25 @@ impl Store {
     }
 }
 
+fn open_and_read(wanted: &Wanted, clock: &Clock) -> Result<(File, Vec<Record>), NoStore> {
+    let mut file = File::open_patiently(wanted, clock)?;
+    let unreadable = |error| NoStore::Unusable(wanted.path.clone(), error);
+    let records = file.read(clock.now().wall).map_err(|failure| unreadable(failure.into_io()))?;
+    Ok((file, records))
+}
+
+/// Whether this user may put another file in the place of one at `path` that is damaged.
+pub fn check_directory(path: &Path) -> io::Result<()> {
+    Ok(access(directory(path), Access::WRITE_OK | Access::EXEC_OK)?)
+}
+
 /// Whether there could be a store in the file at `path`, as far as can be seen without opening or writing it.
 pub fn check(path: &Path) -> Result<(), NoStore> {
     let unusable = |error: io::Error| NoStore::Unusable(path.to_owned(), error);
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => Err(unusable(io::ErrorKind::IsADirectory.into())),
         Ok(_) => access(path, Access::READ_OK | Access::WRITE_OK).map_err(|error| unusable(error.into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            access(directory(path), Access::WRITE_OK | Access::EXEC_OK).map_err(|error| unusable(error.into()))
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => check_directory(path).map_err(unusable),
         Err(error) => Err(unusable(error)),
     }
 }
@@ -218,7 +230,8 @@ impl fmt::Display for NoStore {
                 let (path, directory) = (path.display(), directory(path).display());
                 write!(
                     f,
-                    "{KEY}: {path} is damaged ({why}) and cannot be set aside: {error}; let this user write to {directory}"
+                    "{KEY}: {path} is damaged ({why}) and cannot be set aside: {error}; let this user write to {directory}, which \
+                     has to be mounted as a whole where it is"
                 )
             }
             Self::Thread(error) => write!(f, "{KEY}: the system gives no thread: {error}"),
@@ -400,6 +413,31 @@ mod tests {
         });
         wait.recv_timeout(Duration::from_secs(20)).expect("nobody waits without bound");
         drop(hangs);
+    }
+
+    #[test]
+    fn a_damaged_file_that_cannot_be_set_aside_is_begun_anew_once_it_can() {
+        let directory = TempDir::new().unwrap();
+        let path = directory.path().join("own.redb");
+        std::fs::write(&path, "rubbish").unwrap();
+        // Every name that it could be set aside by is taken; those of the seconds to come too.
+        let now = Clock::system().now().wall.unix();
+        let taken = (now..now + 60).flat_map(|second| {
+            let name = format!("own.redb.damaged-{second}");
+            (1..100).map(|number| format!("{name}-{number}")).chain([name.clone()]).collect::<Vec<_>>()
+        });
+        let taken: Vec<PathBuf> = taken.map(|name| directory.path().join(name)).collect();
+        for path in &taken {
+            std::fs::write(path, "").unwrap();
+        }
+        let (store, records) = open(&directory);
+        assert_eq!((records, store.metrics.store_failures.get() > 0), (Vec::new(), true));
+        store.remember(record(0));
+        for path in &taken {
+            std::fs::remove_file(path).unwrap();
+        }
+        store.close();
+        assert_eq!(held(&directory), [record(0)]);
     }
 
     #[test]

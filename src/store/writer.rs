@@ -125,10 +125,23 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(file: File, wanted: Wanted, beside: Arc<Beside>, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        let (place, tidied) = (Place::Open(file), clock.tick());
+    /// Writes to `file`, or opens it later when there is none yet.
+    pub(super) fn new(
+        file: Result<File, NoStore>,
+        wanted: Wanted,
+        beside: Arc<Beside>,
+        clock: Clock,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let tidied = clock.tick();
         let (pending, waiters, lacking) = (VecDeque::new(), Vec::new(), None);
-        Self { place, wanted, pending, waiters, tidied, beside, lacking, clock, metrics }
+        let place = Place::LetGo;
+        let mut writer = Self { place, wanted, pending, waiters, tidied, beside, lacking, clock, metrics };
+        match file {
+            Ok(file) => writer.place = Place::Open(file),
+            Err(error) => writer.fail(error.into(), FIRST_RETRY),
+        }
+        writer
     }
 
     /// Works until it is told to end, or nobody is left to tell it.
