@@ -1,8 +1,9 @@
 //! The file of own tickets: opening it, setting it aside when it is damaged, reading, writing and tidying it. This is the only
 //! module that knows redb. Blocks; takes the time as an argument, but for waiting.
 
+use std::fs::TryLockError;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,26 +88,30 @@ impl File {
     /// Opens the file, or begins a new one in place of one that is damaged.
     pub(super) fn open(wanted: &Wanted, now: Wall) -> Result<Self, NoStore> {
         let Wanted { path, most, patience } = wanted;
-        let open = || Self::open_once(path, *most);
-        let opened = match open() {
-            Err(Failure::Damaged(why)) => {
-                set_aside(path, &why, now)?;
-                open()
-            }
-            other => other,
-        };
-        opened.map_err(|failure| match failure {
+        let untold = |failure| match failure {
             Failure::Held => NoStore::Held(path.clone(), *patience),
             other => NoStore::Unusable(path.clone(), other.into_io()),
-        })
+        };
+        let open = || {
+            let file = file(path)?;
+            let same = file.try_clone().map_err(Failure::Io)?;
+            Ok((Self::open_once(file, *most), same))
+        };
+        match open().map_err(untold)? {
+            (Err(Failure::Damaged(why)), damaged) => {
+                set_aside(&damaged, wanted, &why, now)?;
+                open().map_err(untold)?.0.map_err(untold)
+            }
+            (opened, _) => opened.map_err(untold),
+        }
     }
 
-    fn open_once(path: &Path, most: usize) -> Result<Self, Failure> {
+    fn open_once(file: std::fs::File, most: usize) -> Result<Self, Failure> {
         guarded(|| {
             let mut builder = Builder::new();
             // Slow for large files, and the only way to know that what is read was written: a million tickets take seconds.
             builder.set_cache_size(LIBRARY_CACHE).set_check_integrity_on_open(true);
-            let database = builder.create_with_backend(FileBackend::new(file(path)?)?)?;
+            let database = builder.create_with_backend(FileBackend::new(file)?)?;
             let write = database.begin_write()?;
             let rank = order_all(&write)?;
             let is_new = write.open_table(TICKETS)?.is_empty()?;
@@ -264,14 +269,33 @@ fn millis(end: Option<End>) -> (i64, i64) {
     end.map_or((NO_END, NO_END), |End { stated, wall }| (of(stated), of(wall)))
 }
 
-/// Renames what is at `path`, so that it can be looked into, and says so.
-fn set_aside(path: &Path, why: &str, now: Wall) -> Result<(), NoStore> {
-    let stays = |error| NoStore::Damaged(path.to_owned(), why.to_owned(), error);
+/// Renames `damaged`, so that it can be looked into, and says so; unless another process has done so, and what is there now is
+/// its new one. Locked meanwhile, by what the library locks too.
+fn set_aside(damaged: &std::fs::File, wanted: &Wanted, why: &str, now: Wall) -> Result<(), NoStore> {
+    let Wanted { path, patience, .. } = wanted;
+    let stays = |error| NoStore::Damaged(path.clone(), why.to_owned(), error);
+    match damaged.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(NoStore::Held(path.clone(), *patience)),
+        Err(TryLockError::Error(error)) => return Err(stays(error)),
+    }
+    if !is_at(damaged, path).map_err(stays)? {
+        return Ok(());
+    }
     let aside = free_name(path, now).map_err(stays)?;
     std::fs::rename(path, &aside).map_err(stays)?;
     let (path, aside) = (path.display(), aside.display());
     tracing::error!(%path, %aside, why, "the file of own tickets is damaged and was set aside; a new one is begun");
     Ok(())
+}
+
+fn is_at(file: &std::fs::File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match std::fs::metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn free_name(path: &Path, now: Wall) -> io::Result<PathBuf> {
@@ -454,6 +478,42 @@ mod tests {
             open(&wanted).write([record(7, None)].iter(), NOW).unwrap();
             assert_eq!(held(&wanted, NOW), ["7"], "{number}");
         }
+    }
+
+    #[test]
+    fn of_those_who_find_it_damaged_at_once_one_sets_it_aside_and_nobodys_new_file_is() {
+        for _ in 0..20 {
+            let directory = TempDir::new().unwrap();
+            let wanted = Wanted { patience: Duration::from_secs(20), ..wanted(&directory, 100) };
+            std::fs::write(&wanted.path, "rubbish").unwrap();
+            std::thread::scope(|scope| {
+                for number in 0..4 {
+                    let wanted = &wanted;
+                    scope.spawn(move || {
+                        let mut file = File::open_patiently(wanted, &Clock::system()).unwrap();
+                        file.write([record(number, None)].iter(), NOW).unwrap();
+                    });
+                }
+            });
+            assert_eq!(held(&wanted, NOW).len(), 4);
+            assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2, "it, and what was damaged");
+        }
+    }
+
+    #[test]
+    fn what_has_taken_the_place_of_a_damaged_file_stays_there() {
+        let directory = TempDir::new().unwrap();
+        let wanted = wanted(&directory, 100);
+        std::fs::write(&wanted.path, "rubbish").unwrap();
+        let damaged = file(&wanted.path).unwrap();
+        open(&wanted).write([record(0, None)].iter(), NOW).unwrap();
+        set_aside(&damaged, &wanted, "", NOW).unwrap();
+        assert_eq!((held(&wanted, NOW), aside(&directory)), (vec!["0".to_owned()], 1));
+        let held = file(&wanted.path).unwrap();
+        held.lock().unwrap();
+        let other = file(&wanted.path).unwrap();
+        assert!(matches!(set_aside(&other, &wanted, "", NOW), Err(NoStore::Held(..))));
+        assert_eq!(aside(&directory), 1);
     }
 
     #[test]
