@@ -76,15 +76,22 @@ struct Line {
     wall: Option<i64>,
 }
 
-/// Reads the lines of a predecessor to their end, which comes when that has ended or sends what no predecessor would. Blocks.
+/// Reads the lines of another process to their end, which comes when that has ended. Lines that say nothing, or are too long, are
+/// skipped with a word. Blocks.
 pub fn read_lines(mut from: impl BufRead, mut each: impl FnMut(Record)) {
+    let mut goes_on = false;
     loop {
         let mut line = Vec::new();
-        let read = from.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line);
-        let whole = read.is_ok() && line.ends_with(b"\n");
-        match Record::of(&line).filter(|_| whole) {
+        match from.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) => return tracing::error!(%error, "own tickets that another process still learns are lost"),
+        }
+        let is_rest = std::mem::replace(&mut goes_on, !line.ends_with(b"\n"));
+        match Record::of(&line).filter(|_| !is_rest && !goes_on) {
             Some(record) => each(record),
-            None => return,
+            None if is_rest => {}
+            None => tracing::warn!(bytes = line.len(), "a line of another process names no own ticket, and is skipped"),
         }
     }
 }
@@ -102,12 +109,15 @@ mod tests {
     }
 
     #[test]
-    fn lines_end_with_the_first_that_is_none() {
+    fn lines_that_are_none_are_skipped_whole() {
         let record = Record { ticket: Ticket::from_text("a").unwrap(), end: None };
         let line = record.line();
-        for rest in ["", "\n", "rubbish\n", "{\"ticket\":\"\"}\n", line.trim_end()] {
-            assert_eq!(read(format!("{line}{line}{rest}").as_bytes()), [record.clone(), record.clone()], "{rest}");
+        let long = "x".repeat(usize::try_from(LONGEST_LINE).unwrap()) + &line;
+        for bad in ["", "\n", "rubbish\n", "{\"ticket\":\"\"}\n", &long, &"{".repeat(10_000)] {
+            let bad = if bad.is_empty() || bad.ends_with('\n') { bad.to_owned() } else { format!("{bad}\n") };
+            assert_eq!(read(format!("{line}{bad}{line}").as_bytes()), [record.clone(), record.clone()], "{bad}");
         }
+        assert_eq!(read(format!("{line}{}", line.trim_end()).as_bytes()), [record], "cut, it may be another");
         assert_eq!(read(&vec![b'{'; 1 << 20]), []);
     }
 
