@@ -15,7 +15,7 @@ use redb::{
 };
 
 use super::record::{EPOCH, End, Record};
-use super::{NoStore, Wanted};
+use super::{NoStore, Wanted, directory};
 use crate::cache::REMEMBERED;
 use crate::clock::Clock;
 use crate::moment::Wall;
@@ -97,13 +97,14 @@ impl File {
             let same = file.try_clone().map_err(Failure::Io)?;
             Ok((Self::open_once(file, *most), same))
         };
-        match open().map_err(untold)? {
+        let opened = match open().map_err(untold)? {
             (Err(Failure::Damaged(why)), damaged) => {
                 set_aside(&damaged, wanted, &why, now)?;
-                open().map_err(untold)?.0.map_err(untold)
+                open().map_err(untold)?.0
             }
-            (opened, _) => opened.map_err(untold),
-        }
+            (opened, _) => opened,
+        };
+        opened.inspect(|file| file.settle(path)).map_err(untold)
     }
 
     fn open_once(file: std::fs::File, most: usize) -> Result<Self, Failure> {
@@ -118,6 +119,13 @@ impl File {
             write.commit()?;
             Ok(Self { database: Some(database), most: most as u64, rank, is_new })
         })
+    }
+
+    /// Has the name of a new file outlive a failure of power. Some file systems cannot, and need not.
+    fn settle(&self, path: &Path) {
+        if self.is_new {
+            let _ = std::fs::File::open(directory(path)).and_then(|directory| directory.sync_all());
+        }
     }
 
     /// Whether it held no ticket when it was opened: it was begun just now, or might as well have been.
