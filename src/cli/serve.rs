@@ -32,7 +32,7 @@ pub(super) fn serve(mut sources: Sources) -> ExitCode {
     match start(config, surroundings, given) {
         Ok((running, signals)) => {
             succession::tell_ready();
-            succession::listen_to_predecessor(&running);
+            succession::talk_to_predecessor(&running);
             signals.heed(&running, &succession);
             exit_code(running.finish())
         }

@@ -95,7 +95,7 @@ impl End {
 async fn a_successor(signal: &mut Signal, succession: &Succession, running: &Running) {
     while signal.recv().await.is_some() {
         tracing::info!("a successor is started");
-        match succession.take_place(running.legacy(), running.store()).await {
+        match succession.take_place(running).await {
             Ok(()) => return,
             Err(why) => tracing::error!("there is no successor, this process goes on: {why}"),
         }

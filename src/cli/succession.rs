@@ -3,7 +3,8 @@
 //! ended and we go on. No connection is refused meanwhile: the sockets, and their queues, are open all the time.
 //!
 //! The file of own tickets has one owner: we let go of it first, and take it back when there is no successor. What we learn from
-//! then on the successor is told on its standard input, until we end.
+//! then on the successor is told on its standard input, until we end; what it learns it tells us on its standard output, since
+//! connections that we still have ask for that too.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -22,10 +23,10 @@ use super::say;
 use crate::app::Running;
 use crate::clock::Clock;
 use crate::config::PREDECESSOR_VARIABLE as PREDECESSOR;
-use crate::server::inheritance::{Legacy, NAMES};
+use crate::server::inheritance::NAMES;
 use crate::store::{Store, read_lines};
 
-/// What a successor says on its standard output, where a server says nothing else.
+/// What a successor says first on its standard output, where a server says nothing but what it learns.
 const READY: &str = "ready";
 
 /// How long a successor may take to say so: large certificates and slow disks included.
@@ -71,15 +72,29 @@ pub(super) fn tell_ready() {
     }
 }
 
-/// Takes as own what a predecessor learns until it ends.
-pub(super) fn listen_to_predecessor(running: &Running) {
+/// Takes as own what a predecessor learns until it ends, and tells it what we learn.
+pub(super) fn talk_to_predecessor(running: &Running) {
     if !is_successor() {
         return;
+    }
+    if let Some(store) = running.store()
+        && let Err(error) = store.tell_predecessor(io::stdout())
+    {
+        tracing::error!(%error, "the predecessor does not hear of new own tickets: there is no thread");
     }
     let reload = Arc::clone(running.reload());
     let listen = move || read_lines(io::stdin().lock(), |record| reload.shared().fills.adopt(record));
     if let Err(error) = std::thread::Builder::new().name("ticketgate-heir".to_owned()).spawn(listen) {
         tracing::error!(%error, "own tickets that the predecessor still learns are lost: there is no thread");
+    }
+}
+
+/// Takes as own what a successor learns, until one of us ends: connections that are still here ask for it.
+fn listen_to_successor(says: BufReader<ChildStdout>, running: &Running) {
+    let reload = Arc::clone(running.reload());
+    let listen = move || read_lines(says, |record| reload.shared().fills.hear(record));
+    if let Err(error) = std::thread::Builder::new().name("ticketgate-elder".to_owned()).spawn(listen) {
+        tracing::error!(%error, "own tickets that the successor learns are unknown here: there is no thread");
     }
 }
 
@@ -96,22 +111,23 @@ impl Succession {
         Ok(Self { program: std::env::current_exe()?, arguments: std::env::args_os().skip(1).collect() })
     }
 
-    /// Has a successor take over the sockets of `legacy` and the file of `store`, and returns when it serves. Dropping
+    /// Has a successor take over the sockets and the file of own tickets of `running`, and returns when it serves. Dropping
     /// the future before ends it.
-    pub(super) async fn take_place(&self, legacy: &Legacy, store: Option<&Arc<Store>>) -> Result<(), NoSuccessor> {
+    pub(super) async fn take_place(&self, running: &Running) -> Result<(), NoSuccessor> {
         if std::process::id() == 1 {
             return Err(NoSuccessor::Container);
         }
-        let sockets = legacy.copies().map_err(NoSuccessor::NotStarted)?;
-        let lent = Lent::of(store).await;
+        let sockets = running.legacy().copies().map_err(NoSuccessor::NotStarted)?;
+        let lent = Lent::of(running.store()).await;
         let mut candidate = Candidate(Some(self.start(sockets).map_err(NoSuccessor::NotStarted)?));
         let child = candidate.0.as_mut().expect("just started");
         let (id, says, hears) = (child.id(), child.stdout.take().expect("it is piped"), child.stdin.take());
-        let listening = tokio::task::spawn_blocking(move || is_ready(says));
-        if !matches!(tokio::time::timeout(READY_WITHIN, listening).await, Ok(Ok(true))) {
+        let listening = tokio::task::spawn_blocking(move || once_ready(says));
+        let Ok(Ok(Some(says))) = tokio::time::timeout(READY_WITHIN, listening).await else {
             return Err(NoSuccessor::NotReady);
-        }
+        };
         candidate.0 = None;
+        listen_to_successor(says, running);
         lent.hand_over(hears.expect("it is piped"));
         tracing::info!(successor = id, "a successor serves");
         tell_systemd(NotifyState::MainPid(id));
@@ -133,11 +149,11 @@ impl Succession {
     }
 }
 
-/// Blocks until it says so, or ends.
-fn is_ready(says: ChildStdout) -> bool {
-    let mut line = String::new();
-    let _ = BufReader::new(says.take(1024)).read_line(&mut line);
-    line.trim_end() == READY
+/// Blocks until it says so, or ends; what it says then is still to be read.
+fn once_ready(says: ChildStdout) -> Option<BufReader<ChildStdout>> {
+    let (mut says, mut line) = (BufReader::new(says), String::new());
+    let _ = says.by_ref().take(1024).read_line(&mut line);
+    (line.trim_end() == READY).then_some(says)
 }
 
 /// The file of own tickets, let go of. Dropped in this state there is no successor, and it is taken back.

@@ -51,6 +51,14 @@ impl Fills {
         }
     }
 
+    /// Takes as own what a successor has learned, which has it written; a predecessor of ours hears of it too.
+    pub fn hear(&self, record: Record) {
+        self.take_as_own(&record);
+        if let Some(store) = self.store() {
+            store.pass_back(record);
+        }
+    }
+
     /// Takes as own what was written before: the newest first.
     pub fn restore(&self, records: &[Record]) {
         // The newest last: where there is no room for one more, the oldest goes.

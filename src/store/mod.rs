@@ -3,7 +3,8 @@
 //! was learned waits, within a bound, and is written when that succeeds again.
 //!
 //! The file belongs to one process at a time. For a successor it is let go of, and what is learned meanwhile waits for how that
-//! ends: it is told to the successor, or written here after all.
+//! ends: it is told to the successor, or written here after all. What the successor learns it tells us: whoever still has a connection
+//! here is shown that too.
 
 mod file;
 mod record;
@@ -13,7 +14,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, SyncSender, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -32,6 +33,9 @@ const KEY: &str = "tickets.store";
 
 /// Orders that wait for the thread: each holds one ticket, or those of one registration.
 const QUEUE: usize = 4096;
+
+/// What was learned at one time and waits for a predecessor to hear of it.
+const NEWS: usize = 4096;
 
 /// For the thread to write what is queued and to let go.
 const LET_GO_WITHIN: Duration = Duration::from_secs(10);
@@ -57,6 +61,8 @@ pub struct Store {
     metrics: Arc<Metrics>,
     thread: Mutex<Option<JoinHandle<()>>>,
     let_go_within: Duration,
+    /// To the thread that tells a predecessor, if there was one.
+    predecessor: OnceLock<SyncSender<Vec<Record>>>,
 }
 
 /// Why there is no store.
@@ -99,7 +105,8 @@ impl Store {
         let writer = Writer::new(file, wanted, Arc::clone(&beside), clock, Arc::clone(&metrics));
         let thread = std::thread::Builder::new().name("ticketgate-store".to_owned()).spawn(move || writer.run(&queue));
         let thread = Mutex::new(Some(thread.map_err(NoStore::Thread)?));
-        Ok((Self { orders, beside, metrics, thread, let_go_within: LET_GO_WITHIN }, records))
+        let (let_go_within, predecessor) = (LET_GO_WITHIN, OnceLock::new());
+        Ok((Self { orders, beside, metrics, thread, let_go_within, predecessor }, records))
     }
 
     /// From now on a file that has to be begun anew gets every own ticket that `cache` knows; only the first call counts.
@@ -109,6 +116,7 @@ impl Store {
 
     /// Has `record` written soon. Never waits: where too many wait already it is counted and dropped, which is said once.
     pub fn remember(&self, record: Record) {
+        self.tell_back(|| vec![record.clone()]);
         if self.orders.try_send(Order::Keep(vec![record], None)).is_err() {
             self.metrics.store_dropped.inc();
             self.beside.say_dropped();
@@ -125,10 +133,33 @@ impl Store {
     /// Writes `records`, all or none, and returns when that has been done. Dropping the future gives up waiting alone.
     pub async fn keep(&self, records: Vec<Record>) -> Result<(), NotKept> {
         let (done, wait) = oneshot::channel();
-        match self.orders.try_send(Order::Keep(records, Some(done))) {
-            Ok(()) => wait.await.unwrap_or(Err(NotKept::HandedOver)),
-            Err(TrySendError::Full(_)) => Err(NotKept::Busy),
-            Err(TrySendError::Disconnected(_)) => Err(NotKept::HandedOver),
+        match self.orders.try_send(Order::Keep(records.clone(), Some(done))) {
+            Ok(()) => wait.await.unwrap_or(Err(NotKept::HandedOver))?,
+            Err(TrySendError::Full(_)) => return Err(NotKept::Busy),
+            Err(TrySendError::Disconnected(_)) => return Err(NotKept::HandedOver),
+        }
+        self.tell_back(|| records);
+        Ok(())
+    }
+
+    /// Tells what is learned or registered to `predecessor` from now on, which reads [lines](read_lines), until that has ended. One
+    /// that does not listen keeps nobody: what it does not take within a bound it is not told. Only the first call counts.
+    pub fn tell_predecessor(&self, predecessor: impl Write + Send + 'static) -> io::Result<()> {
+        let (sender, news) = mpsc::sync_channel(NEWS);
+        let tell = move || writer::tell_all(predecessor, &news);
+        std::thread::Builder::new().name("ticketgate-news".to_owned()).spawn(tell)?;
+        let _ = self.predecessor.set(sender);
+        Ok(())
+    }
+
+    /// Tells a predecessor what a successor has learned.
+    pub fn pass_back(&self, record: Record) {
+        self.tell_back(|| vec![record]);
+    }
+
+    fn tell_back(&self, records: impl FnOnce() -> Vec<Record>) {
+        if let Some(predecessor) = self.predecessor.get() {
+            let _ = predecessor.try_send(records());
         }
     }
 
@@ -380,6 +411,26 @@ mod tests {
             store.close();
             assert_eq!(held(&directory).len(), 901, "vanishes: {vanishes}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_predecessor_is_told_what_is_learned_here_and_not_what_it_said_itself() {
+        let directory = TempDir::new().unwrap();
+        let (store, _) = open(&directory);
+        store.remember(record(0));
+        let (sender, told) = mpsc::channel();
+        store.tell_predecessor(Successor(Some(sender))).unwrap();
+        store.remember(record(1));
+        store.remember_patiently(record(2));
+        assert_eq!(store.keep(vec![record(3), record(4)]).await, Ok(()));
+        store.pass_back(record(5));
+        for number in [1, 3, 4, 5] {
+            assert_eq!(said(&told), record(number).line().as_bytes());
+        }
+        drop(told);
+        (6..100).for_each(|number| store.remember(record(number)));
+        store.close();
+        assert_eq!(held(&directory).len(), 99, "one that has ended costs nothing");
     }
 
     #[test]

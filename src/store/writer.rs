@@ -355,11 +355,18 @@ impl Writer {
     }
 }
 
-fn tell(successor: &mut Box<dyn Write + Send>, records: &VecDeque<Record>) -> io::Result<()> {
+fn tell<'a>(whom: &mut impl Write, records: impl IntoIterator<Item = &'a Record>) -> io::Result<()> {
     for record in records {
-        successor.write_all(record.line().as_bytes())?;
+        whom.write_all(record.line().as_bytes())?;
     }
-    successor.flush()
+    whom.flush()
+}
+
+/// Tells `whom` all `news`, until it has ended or there are none any more.
+pub(super) fn tell_all(mut whom: impl Write, news: &Receiver<Vec<Record>>) {
+    while let Ok(records) = news.recv()
+        && tell(&mut whom, &records).is_ok()
+    {}
 }
 
 impl From<Failure> for NotKept {

@@ -308,6 +308,38 @@ async fn own_tickets_go_to_the_successor_and_so_do_those_that_the_relay_of_the_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_successor_learns_is_shown_on_connections_that_the_old_process_still_has() {
+    let (origin, api) = (Origin::answering(Answer::image()).await, api().await);
+    let mut server = own_tickets(&origin, &api);
+    let listening = server.log_line_saying("listening");
+    let (public, relay) = (address(&listening, "public"), address(&listening, "relay"));
+    let target = tickets::target(&tickets::permanent(0));
+    // Each is answered once more.
+    let mut kept = Vec::new();
+    for _ in 0..50 {
+        let mut connection = Connection::open(public).await;
+        assert_eq!(connection.get(&target, "").await.status, 403, "not yet");
+        kept.push(connection);
+    }
+    server.signal(Signal::USR2);
+    let heir = Heir::of(&server.log_line_saying("a successor serves"));
+    server.log_line_that("the drain", |line| line["message"].as_str().unwrap_or("").starts_with("draining"));
+    assert_eq!(Connection::open(relay).await.post("/cgi-bin/qrcode/create", "{}").await.status, 200);
+    let mut shown = 403;
+    for mut connection in kept {
+        let answer = connection.get(&target, "").await;
+        assert_eq!(answer.header("connection"), Some("close"), "it is still the old one");
+        shown = answer.status;
+        if shown == 200 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    assert_eq!(shown, 200);
+    heir.signal(Signal::TERM);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_candidate_of_no_use_costs_no_own_ticket() {
     let (origin, api) = (Origin::answering(Answer::image()).await, api().await);
     let mut server = own_tickets(&origin, &api);
