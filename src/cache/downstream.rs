@@ -49,7 +49,10 @@ impl Downstream {
             return HeaderValue::from_static("no-store");
         }
         let visibility = if control.private { "private" } else { "public" };
-        let mut text = format!("{visibility}, max-age={}", self.max_age);
+        let mut text = String::with_capacity(48);
+        text.push_str(visibility);
+        text.push_str(", max-age=");
+        text.push_str(itoa::Buffer::new().format(self.max_age));
         let passed_on = [
             (control.no_cache, ", no-cache"),
             (control.must_revalidate, ", must-revalidate"),

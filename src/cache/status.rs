@@ -112,7 +112,10 @@ impl Outcome {
         let mut text = String::with_capacity(80);
         text.push_str("ticketgate");
         match *self {
-            Self::Hit { ttl } => drop(write!(text, "; hit; ttl={}", ttl.as_secs())),
+            Self::Hit { ttl } => {
+                text.push_str("; hit; ttl=");
+                text.push_str(itoa::Buffer::new().format(ttl.as_secs()));
+            }
             Self::Stale { staleness, asked, detail } => write_stale(&mut text, staleness, asked, detail),
             Self::Negative(what) => drop(write!(text, "; hit; detail={what}")),
             Self::Miss { forward, collapsed, status, kept } => write_miss(&mut text, forward, collapsed, status, kept),

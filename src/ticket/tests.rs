@@ -298,6 +298,13 @@ fn a_stray_space_in_a_deeper_layer_does_not_hide_that_spaces_were_pluses() {
 
 proptest! {
     #[test]
+    fn decoding_in_two_parts_is_decoding(text: String, escapes in "(%[0-9a-fA-F]{2}|%|[a-z%]){0,20}") {
+        for text in [text.clone(), format!("{text}{escapes}"), escapes] {
+            prop_assert_eq!(decoded(&text), Cow::from(percent_decode_str(&text)));
+        }
+    }
+
+    #[test]
     fn a_minted_ticket_reads_back(code in "[A-Za-z0-9_-]{1,100}", created in 1_300_000_000i64..2_000_000_000, life in 1u64..1_000_000) {
         let url = format!("http://weixin.qq.com/q/{code}");
         let validity = Validity::Lifetime(std::time::Duration::from_secs(life));
