@@ -209,7 +209,7 @@ impl Proxy {
         let filling = if let Some(filling) = fills.running(ticket) {
             filling // 5
         } else {
-            if !cache.is_own(ticket, clock.now()) {
+            if !cache.is_own(ticket, clock.now()) || fills.is_over(ticket) {
                 limits.miss(&client, clock.tick()).await?; // 6
             }
             match fills.join_or_start(ticket) {

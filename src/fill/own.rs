@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Fills;
 use crate::cache::expiry::Expiry;
+use crate::origin::FURTHEST_BEHIND;
 use crate::store::{NotKept, Record, Store};
 use crate::ticket::Ticket;
 
@@ -19,8 +20,7 @@ pub struct Registration {
 }
 
 impl Fills {
-    /// Takes `ticket` as own. Its life ends `lifetime` from now, when the ticket itself does not say earlier; `None` is not
-    /// known. It is written soon: nobody waits for a disk.
+    /// Takes `ticket` as own. Its life ends `lifetime` from now; `None` is not known, or what the ticket itself says. It is written soon: nobody waits for a disk.
     pub fn learn(&self, ticket: &Ticket, lifetime: Option<Duration>) {
         let record = self.record(ticket, lifetime);
         self.take_as_own(&record);
@@ -72,10 +72,13 @@ impl Fills {
         self.filler.store.as_ref()
     }
 
+    /// What the ticket itself says is heeded whenever it is asked for, by what is known of the clocks then. Written down it is only
+    /// so that the ticket is forgotten one day, and so late that a clock that is wrong now does not end it for ever.
     fn record(&self, ticket: &Ticket, lifetime: Option<Duration>) -> Record {
         let (now, skew_millis) = (self.filler.clock.now(), self.filler.origin.skew_millis());
         let learned = lifetime.map(|lifetime| Expiry::after(lifetime, now, skew_millis));
-        Record::new(ticket, Expiry::earliest([learned, self.filler.stated(ticket, now)]))
+        let stated = || Some(Expiry::new(ticket.facts()?.expires()?.shifted(-FURTHEST_BEHIND), now, 0));
+        Record::new(ticket, learned.or_else(stated))
     }
 
     fn take_as_own(&self, record: &Record) {

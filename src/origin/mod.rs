@@ -17,11 +17,13 @@ pub use client::{Answer, Read, classify};
 pub use config::Config;
 pub use failure::Failure;
 use http::{HeaderMap, StatusCode, header};
+pub use skew::FURTHEST_BEHIND;
 use skew::Skew;
 use template::Template;
 use tokio::sync::Semaphore;
 
 use crate::cache::entry::Validators;
+use crate::cache::freshness::Exchange;
 use crate::cache::{control, freshness};
 use crate::clock::Clock;
 use crate::moment::{Moment, Wall};
@@ -88,6 +90,11 @@ impl Origin {
     /// The last skew between the origin's clock and ours, in milliseconds: positive when its clock shows more than ours.
     pub fn skew_millis(&self) -> i64 {
         self.skew.millis()
+    }
+
+    /// Learns the skew from an answer of the origin's kin with `status` and `headers`: WeChat's API.
+    pub fn learn_skew(&self, status: StatusCode, headers: &HeaderMap, exchange: Exchange) {
+        self.skew.learn(status, headers, exchange);
     }
 
     /// Whether the circuit holds requests back.

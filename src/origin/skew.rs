@@ -11,7 +11,7 @@ pub const WORTH_A_WARNING: u64 = 5_000;
 
 /// The furthest behind ours that an origin's clock is believed to be, in milliseconds: tickets live longer by it, so that
 /// one wrong `Date` could make them outlive their end. A clock ahead only ends them early.
-const FURTHEST_BEHIND: i64 = -60 * 60 * 1000;
+pub const FURTHEST_BEHIND: i64 = -60 * 60 * 1000;
 
 /// The last skew seen, in milliseconds: positive when the origin's clock shows more than ours.
 #[derive(Debug, Default)]

@@ -37,6 +37,7 @@ use tokio::time::timeout;
 use crate::body::counted::Counted;
 use crate::body::timed::{TimedBody, Unread};
 use crate::body::{Body, whole};
+use crate::cache::freshness::Exchange;
 use crate::exchange::Records;
 use crate::forward::hop;
 use crate::metrics::Source;
@@ -167,23 +168,31 @@ impl Relay {
         let (parts, body) = request.into_parts();
         let body = whole::read(body, MOST_BYTES, self.body_timeout).await?;
         let parts = self.outgoing(parts);
+        let clock = self.shared.load().clock.clone();
+        let asked = clock.now();
         let exchange = async {
             let call = |host: &Host| {
                 let request = addressed(&parts, target, host, Either::Left(Full::new(body.clone())))?;
                 Ok(Call { request, last_piece: None })
             };
             let (parts, body) = self.api.send(call).await?.into_parts();
-            Ok((parts, read_answer(body).await?))
+            let answered = clock.now();
+            Ok((parts, read_answer(body).await?, answered))
         };
-        let answered = timeout(self.exchange_timeout, exchange).await;
-        let (parts, body) = answered.unwrap_or(Err(Failure::Unanswered(origin::Failure::FillTimeout)))?;
+        let exchanged = timeout(self.exchange_timeout, exchange).await;
+        let (parts, body, answered) = exchanged.unwrap_or(Err(Failure::Unanswered(origin::Failure::FillTimeout)))?;
         if Created::is_coded(parts.status, &parts.headers) && !self.books.warned_of_coding.swap(true, Ordering::Relaxed)
         {
             tracing::warn!(
                 "nothing is learned from answers of qrcode/create that are packed as this one is: have the app offer gzip, or nothing"
             );
         }
-        let ticket = self.learn(Created::read(parts.status, &parts.headers, &body));
+        let created = Created::read(parts.status, &parts.headers, &body);
+        if created.is_some() {
+            let exchange = Exchange { asked, answered };
+            self.shared.load().fills.origin().learn_skew(parts.status, &parts.headers, exchange);
+        }
+        let ticket = self.learn(created);
         Ok(Relayed { response: incoming(parts, Either::Left(Body::Bytes(body)))?, ticket })
     }
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use ticketgate::admin::token::Token;
 use ticketgate::app::{App, Ending, StartError, Surroundings};
+use ticketgate::clock::Clock;
 use ticketgate::config::Config;
 use ticketgate::limit::Policy;
 use ticketgate::ticket::{Allow, Expired};
@@ -261,6 +262,51 @@ async fn what_is_registered_is_served_ends_in_time_and_is_own_after_a_restart() 
     assert_eq!(proxy.running.reading().own_tickets, 3);
     assert_eq!(proxy.image("opaque").await.header("ticket-expires"), Some(&*end));
     assert_eq!((proxy.image("other").await.status, proxy.image("third").await.status), (200, 403));
+}
+
+/// The time as it is, in a field.
+fn date() -> String {
+    let now = u64::try_from(Clock::system().now().wall.unix()).unwrap();
+    let now = std::time::UNIX_EPOCH + Duration::from_secs(now);
+    format!("Date: {}\r\n", httpdate::fmt_http_date(now))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_wrong_when_a_ticket_was_registered_does_not_end_it_for_ever() {
+    let directory = TempDir::new().unwrap();
+    let origin = Origin::answering(Answer::image_with(&date())).await;
+    let proxy = Proxy::with(&origin, own(&file(&directory)));
+    proxy.hands.shift_wall(600_000);
+    let ticket = tickets::temporary(1, Duration::from_secs(300));
+    assert_eq!(register(proxy.admin(), &json!({"ticket": ticket})).await.status, 204);
+    assert_eq!(proxy.image(&ticket).await.status, 200);
+    let again = proxy.image(&ticket).await;
+    assert!(
+        again.cache_status().contains("hit") && again.header("ticket-expires").is_some(),
+        "{}",
+        again.cache_status()
+    );
+    assert_eq!(proxy.running.reading().own_entries, 1);
+    proxy.hands.advance(Duration::from_secs(301));
+    assert!(!proxy.image(&ticket).await.cache_status().contains("hit"), "it ends by its own word");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_good_answer_about_a_new_ticket_tells_how_wrong_our_clock_is() {
+    let directory = TempDir::new().unwrap();
+    let origin = Origin::answering(Answer::image()).await;
+    let ticket = tickets::temporary(1, Duration::from_secs(300));
+    let fields = format!("Content-Type: application/json\r\n{}", date());
+    let answer = Answer::of(200, &fields, created(&ticket, Some(300)).as_bytes());
+    let api = Api::start(move |_| answer.clone()).await;
+    let proxy = Proxy::with(&origin, |config| {
+        own(&file(&directory))(config);
+        api.configure(config);
+        (config.relay.prefetch, config.tickets.expired) = (false, Expired::Gone);
+    });
+    proxy.hands.shift_wall(600_000);
+    assert_eq!(create(&proxy).await.status, 200);
+    assert_eq!((proxy.image(&ticket).await.status, origin.count()), (200, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
