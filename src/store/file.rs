@@ -490,7 +490,7 @@ mod tests {
 
     #[test]
     fn of_those_who_find_it_damaged_at_once_one_sets_it_aside_and_nobodys_new_file_is() {
-        for _ in 0..20 {
+        for _ in 0..6 {
             let directory = TempDir::new().unwrap();
             let wanted = Wanted { patience: Duration::from_secs(20), ..wanted(&directory, 100) };
             std::fs::write(&wanted.path, "rubbish").unwrap();
