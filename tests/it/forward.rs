@@ -72,12 +72,9 @@ async fn a_request_that_comes_round_is_a_508_before_anybody_is_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_is_its_own_app_says_so_at_once() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let nobody = Origin::answering(Answer::image()).await;
-    let proxy = Proxy::with(&nobody, |config| {
-        config.server.listen = Some(port);
-        config.forward.app = Some(format!("http://{port}").parse().unwrap());
-    });
+    let proxy = Proxy::before(&nobody);
+    proxy.reconfigure(|config| config.forward.app = Some(format!("http://{}", proxy.address()).parse().unwrap()));
     assert_eq!(proxy.get("/").await.status, 508);
 }
 

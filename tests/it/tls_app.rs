@@ -590,13 +590,10 @@ async fn an_app_that_goes_away_answers_what_it_has_and_the_rest_goes_elsewhere()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_is_its_own_origin_by_a_detour_says_so_at_once() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let proxy = Proxy::configured(Faults::default(), |_| {});
     // The detour: configuration knows of loops only where it can see them.
-    let relay = Relay::to(port).await;
-    let proxy = Proxy::configured(Faults::default(), |config| {
-        config.server.listen = Some(port);
-        config.origin.url = format!("http://{}", relay.address).parse().unwrap();
-    });
+    let relay = Relay::to(proxy.address()).await;
+    proxy.reconfigure(|config| config.origin.url = format!("http://{}", relay.address).parse().unwrap());
     let began = tokio::time::Instant::now();
     let answer = proxy.image(&tickets::permanent(1)).await;
     assert_eq!(answer.status, 508, "{}", answer.text());

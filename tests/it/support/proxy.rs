@@ -14,6 +14,7 @@ use super::origin::Origin;
 pub struct Proxy {
     pub running: Running,
     pub hands: Arc<Hands>,
+    config: Config,
 }
 
 impl Proxy {
@@ -42,8 +43,15 @@ impl Proxy {
         let (clock, hands) = Clock::adjustable();
         let certificate_poll = std::time::Duration::from_millis(5);
         let surroundings = Surroundings { clock, faults, certificate_poll, ..Surroundings::default() };
-        let running = App::bind(config, surroundings).unwrap().start().unwrap();
-        Self { running, hands }
+        let running = App::bind(config.clone(), surroundings).unwrap().start().unwrap();
+        Self { running, hands, config }
+    }
+
+    /// Puts changes in force that need what is known only now, such as its own address.
+    pub fn reconfigure(&self, change: impl FnOnce(&mut Config)) {
+        let mut config = self.config.clone();
+        change(&mut config);
+        self.running.reload().apply(config).unwrap();
     }
 
     pub fn address(&self) -> SocketAddr {
