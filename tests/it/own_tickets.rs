@@ -266,15 +266,23 @@ async fn what_is_registered_is_served_ends_in_time_and_is_own_after_a_restart() 
 
 /// The time as it is, in a field.
 fn date() -> String {
+    date_in(0)
+}
+
+/// The time as it will be.
+fn date_in(seconds: u64) -> String {
     let now = u64::try_from(Clock::system().now().wall.unix()).unwrap();
-    let now = std::time::UNIX_EPOCH + Duration::from_secs(now);
+    let now = std::time::UNIX_EPOCH + Duration::from_secs(now + seconds);
     format!("Date: {}\r\n", httpdate::fmt_http_date(now))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_was_wrong_when_a_ticket_was_registered_does_not_end_it_for_ever() {
     let directory = TempDir::new().unwrap();
-    let origin = Origin::answering(Answer::image_with(&date())).await;
+    // The origin's clock goes with ours.
+    let passed = Arc::new(AtomicU64::new(0));
+    let clock = Arc::clone(&passed);
+    let origin = Origin::start(move |_, _| Answer::image_with(&date_in(clock.load(Ordering::SeqCst)))).await;
     let proxy = Proxy::with(&origin, own(&file(&directory)));
     proxy.hands.shift_wall(600_000);
     let ticket = tickets::temporary(1, Duration::from_secs(300));
@@ -289,6 +297,7 @@ async fn a_clock_that_was_wrong_when_a_ticket_was_registered_does_not_end_it_for
     assert_eq!(proxy.running.reading().own_entries, 1);
     // A `Date` tells whole seconds.
     proxy.hands.advance(Duration::from_secs(303));
+    passed.store(303, Ordering::SeqCst);
     let late = proxy.image(&ticket).await;
     assert!(late.cache_status().contains("ticket-expired"), "it ends by its own word: {}", late.cache_status());
 }
