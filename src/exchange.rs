@@ -37,9 +37,6 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 /// Bytes of an id that a client may bring along.
 const LONGEST_ID: usize = 64;
 
-/// What is logged for a client that hung up, as nginx does.
-const CLIENT_GONE: u16 = 499;
-
 /// Has requests answered and keeps the records. One for each worker thread.
 pub struct Exchanges {
     /// Another may take its place between two requests; whoever is being answered keeps the one it began with.
@@ -147,7 +144,7 @@ fn is_id(bytes: &[u8]) -> bool {
     fits && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(byte))
 }
 
-/// A request that is not answered yet. Dropped in this state it was given up: its client hung up.
+/// A request that is not answered yet. Dropped in this state it was given up: its client hung up, or we panicked.
 struct Pending<'a> {
     records: &'a Arc<Records>,
     tally: &'a Arc<Tally>,
@@ -263,10 +260,13 @@ impl Pending<'_> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        self.records.metrics.abandoned.inc();
+        let (status, reason) = access::unanswered();
+        if reason.is_none() {
+            self.records.metrics.abandoned.inc();
+        }
         if Records::wants_line(self.step) {
             let (client, took) = (self.records.log.client(self.peer.ip()), Some(self.took()));
-            self.records.write(&Line { status: CLIENT_GONE, client, took, ..self.line() }, self.step);
+            self.records.write(&Line { status, reason, client, took, ..self.line() }, self.step);
         }
     }
 }

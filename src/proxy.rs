@@ -25,6 +25,7 @@ use crate::cache::stale::Plan;
 use crate::cache::status::Forward;
 use crate::cache::{Cache, Known};
 use crate::clock::Clock;
+use crate::fault::{Faults, Stage};
 use crate::fill::{Fills, Joined};
 use crate::forward::Forward as App;
 use crate::limit::{Admitted, Client, Limits, Trust};
@@ -73,6 +74,8 @@ pub struct Shared {
     pub clock: Clock,
     /// Our own hop.
     pub via: Via,
+    /// Faults that tests inject.
+    pub faults: Faults,
 }
 
 impl Proxy {
@@ -88,7 +91,7 @@ impl Proxy {
         if via.is_loop(request.headers()) {
             return Answered::in_a_loop(asked, responder).by(client);
         }
-        // 1
+        self.shared.faults.strike(Stage::Route); // 1
         match routes.of(request.method(), request.uri()) {
             Route::Image => self.image(&request, client).await,
             Route::Preflight => Answered::preflight(responder.preflight(request.headers())),
@@ -105,11 +108,13 @@ impl Proxy {
         let Shared { responder, clock, .. } = &*self.shared;
         // Read once for a hit, whose every step takes less than a clock can tell; whoever waits reads it again.
         let mut now = clock.now();
+        self.shared.faults.strike(Stage::Ticket);
         let ticket = Ticket::from_query(request.uri().query()); // 2
         let reply = match &ticket {
             Ok(ticket) => self.find(ticket, client, &mut now).await,
             Err(bad) => Err(Refusal::BadTicket(*bad)),
         };
+        self.shared.faults.strike(Stage::Respond);
         reply.unwrap_or_else(Reply::Refused).answer(asked, ticket.ok(), responder, now) // 9
     }
 
@@ -117,10 +122,12 @@ impl Proxy {
     async fn find(&self, ticket: &Ticket, client: Client, now: &mut Moment) -> Result<Reply, Refusal> {
         let Shared { limits, cache, clock, .. } = &*self.shared;
         self.shared.check(ticket)?;
+        self.shared.faults.strike(Stage::Admit);
         let admitted = limits.request(&client, now.tick).await?; // 3
         if !admitted.delay.is_zero() {
             *now = clock.now();
         }
+        self.shared.faults.strike(Stage::LookUp);
         match cache.lookup(ticket, *now) {
             Known::Answer(found) => Ok(Reply::found(found, admitted)), // 4
             known => {
@@ -212,6 +219,7 @@ impl Proxy {
             if !cache.is_own(ticket, clock.now()) || fills.is_over(ticket) {
                 limits.miss(&client, clock.tick()).await?; // 6
             }
+            self.shared.faults.strike(Stage::Join);
             match fills.join_or_start(ticket) {
                 Joined::Found(found) => return Ok(Reply::found(found, admitted)), // 7
                 Joined::Filling(filling) => filling,
@@ -227,7 +235,10 @@ impl Proxy {
             None => Answered::no_app(&method),
             Some(forward) => {
                 let believed = self.shared.trust.believed(peer.ip());
-                Answered::forwarded(&method, forward.send(request, peer, believed).await)
+                self.shared.faults.strike(Stage::Forward);
+                let sent = forward.send(request, peer, believed).await;
+                self.shared.faults.strike(Stage::Forwarded);
+                Answered::forwarded(&method, sent)
             }
         }
     }

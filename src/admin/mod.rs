@@ -36,6 +36,7 @@ use warm::Fetch;
 
 use crate::clock::Clock;
 use crate::exchange::Records;
+use crate::fault::Stage;
 use crate::log::access::shortened;
 use crate::metrics::{Metrics, Reading};
 use crate::moment::Moment;
@@ -119,6 +120,8 @@ impl<T: Operated> Answers for Admin<T> {
     type Body = answer::Body;
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {
+        let _witness = self.metrics.witness();
+        self.server.shared().faults.strike(Stage::Operate);
         match guard::admit(&self.server.rules(), request.method(), request.uri(), request.headers()) {
             Ok(()) => self.route(request).await,
             Err(barred) => {

@@ -82,7 +82,8 @@ impl Ground {
     }
 
     fn origin(&self, config: &Config, via: &Via) -> Result<Origin, BadCaFile> {
-        Origin::new(&config.origin, config.cache.max_image, self.around.clock.clone(), via.clone())
+        let Surroundings { clock, faults, .. } = self.around.clone();
+        Origin::new(&config.origin, config.cache.max_image, clock, via.clone(), faults)
     }
 
     fn filler(&self, config: &Config, cache: &Arc<Cache>, origin: Arc<Origin>, limits: &Arc<Limits>) -> Filler {
@@ -113,6 +114,7 @@ impl Ground {
             responder: Responder::new(Cors::new(&config.cors), config.limits.ratelimit_headers),
             clock: self.around.clock.clone(),
             via,
+            faults: self.around.faults.clone(),
         }
     }
 }

@@ -213,6 +213,7 @@ impl Filled {
 
 impl Filler {
     async fn run(self: Arc<Self>, purpose: Purpose, ticket: Ticket, permit: Permit<Filled>) {
+        let _witness = self.metrics.witness();
         let attempt = Attempt { filler: &self, ticket: &ticket };
         let filled = match purpose {
             Purpose::Asked => self.fill(&ticket).await,

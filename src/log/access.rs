@@ -23,7 +23,7 @@ pub struct Line<'a> {
     pub route: Option<&'static str>,
     /// Its path, without the query.
     pub path: Option<&'a str>,
-    /// The status that was sent; 499 when the client hung up before.
+    /// The status that was sent; without an answer, that of [`unanswered`].
     pub status: u16,
     /// Bytes of the body that were sent.
     pub bytes: Option<u64>,
@@ -45,6 +45,11 @@ pub struct Line<'a> {
     pub id: Option<&'a str>,
     /// Connects it with the client's trace.
     pub trace: Option<&'a dyn Display>,
+}
+
+/// The status of a request that ended without an answer, and why: its client hung up (as nginx has it), or we panicked.
+pub fn unanswered() -> (u16, Option<&'static str>) {
+    if std::thread::panicking() { (500, Some("panicked")) } else { (499, None) }
 }
 
 /// Whether anybody reads access lines.
@@ -119,6 +124,25 @@ mod tests {
             assert!(!shortened(path).contains("CANARY"), "{path}");
         }
         assert_eq!(shortened("/a/b=c/\u{e9}"), "/a/b=c/\u{e9}");
+    }
+
+    #[test]
+    fn a_request_that_panicked_is_none_whose_client_hung_up() {
+        struct Asks(std::sync::mpsc::Sender<(u16, Option<&'static str>)>);
+        impl Drop for Asks {
+            fn drop(&mut self) {
+                let _ = self.0.send(unanswered());
+            }
+        }
+        let (sender, told) = std::sync::mpsc::channel();
+        let asks = Asks(sender.clone());
+        let panicking = std::thread::spawn(move || {
+            let _asks = asks;
+            panic!("on purpose");
+        });
+        assert!(panicking.join().is_err());
+        drop(Asks(sender));
+        assert_eq!([told.recv().unwrap(), told.recv().unwrap()], [(500, Some("panicked")), (499, None)]);
     }
 
     proptest! {

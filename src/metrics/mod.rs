@@ -82,6 +82,8 @@ pub struct Metrics {
     pub malformed: Counter,
     /// Requests whose client hung up before the answer.
     pub abandoned: Counter,
+    /// Mistakes of ours, of which each cost a request or a fill.
+    pub panics: Counter,
     evictions: Family<StoreLabels, Counter>,
     evictions_by: [Counter; Store::ALL.len()],
     /// Tickets that an answer to the relay taught.
@@ -225,6 +227,7 @@ impl Metrics {
             certificate_ends: Family::default(),
             malformed: Counter::default(),
             abandoned: Counter::default(),
+            panics: Counter::default(),
             untrusted_forwarding: Counter::default(),
             spans_by: Fate::ALL.map(fate),
             spans,
@@ -244,6 +247,7 @@ impl Metrics {
         self.register_relay(registry);
         self.register_connections(registry);
         self.gauges.register(registry);
+        registry.register("panics", "Mistakes of ours that each cost a request or a fill", self.panics.clone());
         registry.register("trace_spans", "Spans for the collector of traces", self.spans.clone());
         registry.register_collector(Box::new(self.tallies.clone()));
         let build = [("version", env!("CARGO_PKG_VERSION")), ("features", FEATURES)];
@@ -397,6 +401,11 @@ impl Metrics {
         OpenConnection(self.connections_open.clone())
     }
 
+    /// Counts a panic, if one ends the task that holds the returned value.
+    pub fn witness(&self) -> Witness<'_> {
+        Witness(&self.panics)
+    }
+
     /// Notes when the TLS certificate in force ends.
     pub fn certificate_ends(&self, end: Wall) {
         self.certificate_ends.get_or_create(&FileLabels { file: "tls.cert" }).set(end.unix());
@@ -451,6 +460,18 @@ impl Metrics {
 
 fn class(status: StatusCode) -> usize {
     usize::from(status.as_u16() / 100).clamp(1, CLASSES) - 1
+}
+
+/// Sees a panic go by. One for each task, so that none is counted twice.
+#[derive(Debug)]
+pub struct Witness<'a>(&'a Counter);
+
+impl Drop for Witness<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.inc();
+        }
+    }
 }
 
 /// An open connection, counted.

@@ -26,6 +26,7 @@ use crate::cache::entry::Validators;
 use crate::cache::freshness::Exchange;
 use crate::cache::{control, freshness};
 use crate::clock::Clock;
+use crate::fault::{Faults, Stage};
 use crate::moment::{Moment, Wall};
 use crate::outbound::BadCaFile;
 use crate::ticket::Ticket;
@@ -43,6 +44,7 @@ pub struct Origin {
     patience: Duration,
     skew: Skew,
     clock: Clock,
+    faults: Faults,
 }
 
 /// What asking the origin came to.
@@ -56,7 +58,7 @@ pub struct Fetched {
 
 impl Origin {
     /// The origin of `config`, asked with `via` as our hop; images of more than `max_image` bytes are not read.
-    pub fn new(config: &Config, max_image: u64, clock: Clock, via: Via) -> Result<Self, BadCaFile> {
+    pub fn new(config: &Config, max_image: u64, clock: Clock, via: Via, faults: Faults) -> Result<Self, BadCaFile> {
         let max_image = usize::try_from(max_image).unwrap_or(usize::MAX);
         Ok(Self {
             template: Template::new(&config.url, via),
@@ -66,6 +68,7 @@ impl Origin {
             patience: config.fill_timeout,
             skew: Skew::default(),
             clock,
+            faults,
         })
     }
 
@@ -82,6 +85,7 @@ impl Origin {
         let _place = place.expect("the semaphore is never closed");
         let asked = self.clock.tick();
         self.circuit.enter(asked)?;
+        self.faults.strike(Stage::Ask);
         let answer = self.client.fetch(|| self.template.request(ticket, validators)).await;
         let took = self.clock.tick().since(asked);
         Ok(Fetched { answer: self.learn(answer), took })

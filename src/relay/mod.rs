@@ -39,6 +39,7 @@ use crate::body::timed::{TimedBody, Unread};
 use crate::body::{Body, whole};
 use crate::cache::freshness::Exchange;
 use crate::exchange::Records;
+use crate::fault::Stage;
 use crate::forward::hop;
 use crate::metrics::Source;
 use crate::origin;
@@ -127,6 +128,7 @@ impl Relay {
     }
 
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Answer> {
+        let _witness = self.books.metrics.witness();
         let target = SecretTarget::take(&mut request);
         let method = request.method().clone();
         let id = self.records.request_id(request.headers().get(&REQUEST_ID));
@@ -151,6 +153,7 @@ impl Relay {
     }
 
     async fn relay(&self, request: Request<Incoming>, target: &SecretTarget) -> Result<Relayed, Failure> {
+        self.shared.load().faults.strike(Stage::Relay);
         if self.shared.load().via.is_loop(request.headers()) {
             return Err(Failure::Loop);
         }
@@ -215,6 +218,7 @@ impl Relay {
     fn learn(&self, created: Option<Created>) -> Option<Ticket> {
         let Created { ticket, lifetime } = created?;
         let shared = self.shared.load();
+        shared.faults.strike(Stage::Learn);
         let fills = &shared.fills;
         fills.learn(&ticket, lifetime);
         self.books.metrics.tickets_learned.inc();

@@ -16,9 +16,6 @@ use crate::moment::Tick;
 use crate::ticket::Short;
 use crate::trace::Context;
 
-/// What is logged for an app that hung up, as nginx does.
-const APP_GONE: u16 = 499;
-
 /// Where calls are recorded.
 #[derive(Debug)]
 pub struct Books {
@@ -36,7 +33,7 @@ impl Books {
     }
 }
 
-/// A call that is not answered yet, or not to its end. Dropped in this state it was given up: its app hung up.
+/// A call that is not answered yet, or not to its end. Dropped in this state it was given up: its app hung up, or we panicked.
 #[derive(Debug)]
 pub struct Record {
     books: Arc<Books>,
@@ -85,10 +82,11 @@ impl Record {
 
     fn write(&self, bytes: u64, end: Option<&'static str>) {
         let answered = self.answered;
+        let (unanswered, why) = access::unanswered();
         let line = Line {
-            status: answered.map_or(APP_GONE, |answered| answered.status.as_u16()),
+            status: answered.map_or(unanswered, |answered| answered.status.as_u16()),
             bytes: answered.map(|_| bytes),
-            reason: answered.and_then(|answered| answered.reason).or(end),
+            reason: answered.map_or(why, |answered| answered.reason).or(end),
             ticket: answered.as_ref().and_then(|answered| answered.ticket.as_ref()).map(|ticket| ticket as _),
             took: Some(self.took()),
             ..self.line()
@@ -130,7 +128,9 @@ impl Onlooker for Record {
 impl Drop for Record {
     fn drop(&mut self) {
         if self.answered.is_none() {
-            self.books.metrics.abandoned.inc();
+            if !std::thread::panicking() {
+                self.books.metrics.abandoned.inc();
+            }
             self.write(0, None);
         }
     }

@@ -74,14 +74,15 @@ impl Connections {
         let mut http1 = http1::Builder::new();
         // `pipeline_flush` stays off: it would copy every body to put it behind its head. No timer: DeadlineIo has them.
         http1.max_headers(MAX_HEADERS).max_header_size(MAX_HEAD).max_buf_size(MAX_READ_AHEAD).half_close(false);
-        let http2 = super::http2::builder(&timeouts);
+        let http2 = super::http2::builder(&timeouts, &metrics);
         Self { exchanges, timeouts, drain, metrics, introductions, tls, http1, http2, tunnels: Arc::default() }
     }
 
     /// Serves those that come from now on under `timeouts`, and with `introductions` and `tls`.
     #[must_use]
     pub fn with(&self, timeouts: Timeouts, introductions: Option<Arc<Introductions>>, tls: Option<Arc<Tls>>) -> Self {
-        Self { timeouts, introductions, tls, http2: super::http2::builder(&timeouts), ..self.clone() }
+        let http2 = super::http2::builder(&timeouts, &self.metrics);
+        Self { timeouts, introductions, tls, http2, ..self.clone() }
     }
 
     /// Has requests answered.
@@ -103,14 +104,16 @@ impl Connections {
     pub async fn serve(self: Arc<Self>, accepted: Accepted) {
         let Accepted { stream, entrance, peer, mut place } = accepted;
         let Ok(mut stream) = TcpStream::from_std(stream) else { return };
-        let _open = self.metrics.connection_opened();
+        let (_open, _witness) = (self.metrics.connection_opened(), self.metrics.witness());
         let Some(address) = self.who_comes(&mut stream, peer, &mut place).await else { return };
         match entrance {
             Entrance::Clear | Entrance::Redirect => {
                 self.serve_clear(stream, Peer { address, scheme: Scheme::Http }, entrance).await;
             }
             // Boxed, so that connections in the clear do not carry the room that TLS takes.
-            Entrance::Tls => Box::pin(self.serve_tls(stream, Peer { address, scheme: Scheme::Https })).await,
+            Entrance::Tls => {
+                Box::pin(Arc::clone(&self).serve_tls(stream, Peer { address, scheme: Scheme::Https })).await;
+            }
         }
     }
 

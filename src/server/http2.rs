@@ -41,6 +41,7 @@ use super::drain::Drain;
 use super::listener::Entrance;
 use super::progress::{Exchange, Progress};
 use crate::body::timed::Unread;
+use crate::metrics::Metrics;
 use crate::peer::Peer;
 use crate::respond;
 
@@ -65,8 +66,8 @@ const PING_AFTER: Duration = Duration::from_secs(30);
 const PONG_WITHIN: Duration = Duration::from_secs(20);
 
 /// The settings, and their limits.
-pub(super) fn builder(timeouts: &Timeouts) -> Builder<Streams> {
-    let mut http2 = Builder::new(Streams { write: timeouts.write });
+pub(super) fn builder(timeouts: &Timeouts, metrics: &Arc<Metrics>) -> Builder<Streams> {
+    let mut http2 = Builder::new(Streams { write: timeouts.write, metrics: Arc::clone(metrics) });
     http2
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
@@ -238,6 +239,7 @@ tokio::task_local! {
 #[derive(Debug, Clone)]
 pub(super) struct Streams {
     write: Duration,
+    metrics: Arc<Metrics>,
 }
 
 impl<F> Executor<F> for Streams
@@ -246,10 +248,11 @@ where
     F::Output: Send,
 {
     fn execute(&self, stream: F) {
-        let write = self.write;
+        let (write, metrics) = (self.write, Arc::clone(&self.metrics));
         let pace = Arc::new(Pace::default());
         // Ends with its stream, which ends with its connection.
         tokio::spawn(async move {
+            let _witness = metrics.witness();
             tokio::select! {
                 biased;
                 _ = PACE.scope(Arc::clone(&pace), stream) => {}

@@ -1,12 +1,9 @@
 //! One fill per ticket, shared by all who wait (S13).
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ticketgate::config::Config;
-use ticketgate::fault::{Faults, Stage};
 use ticketgate::limit::Policy;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -73,24 +70,6 @@ async fn a_failing_fill_frees_the_ticket() {
     assert_eq!(proxy.running.reading().fills, 0);
     assert_eq!(proxy.image(&ticket).await.status, 200);
     assert_eq!(origin.count(), 2);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_panicking_fill_frees_the_ticket_at_every_stage() {
-    for stage in [Stage::Fetch, Stage::Judge, Stage::Store] {
-        let origin = Origin::answering(Answer::image()).await;
-        let armed = Arc::new(AtomicBool::new(true));
-        let trigger = Arc::clone(&armed);
-        let faults = Faults::new(move |at| assert!(at != stage || !trigger.load(Ordering::SeqCst), "on purpose"));
-        let proxy = Proxy::faulty(&origin, faults, |_| {});
-        let ticket = tickets::permanent(1);
-        let answers = at_once(&proxy, &ticket, 20).await;
-        assert!(answers.iter().all(|answer| answer.status == 500), "{stage:?}");
-        assert_eq!(proxy.running.reading().fills, 0, "{stage:?}");
-        armed.store(false, Ordering::SeqCst);
-        assert_eq!(proxy.image(&ticket).await.status, 200, "{stage:?}");
-        assert_eq!(proxy.image(&tickets::permanent(2)).await.status, 200, "{stage:?}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,8 @@ mod origin_trouble;
 #[cfg(feature = "otel")]
 mod otel;
 mod own_tickets;
+#[cfg(debug_assertions)]
+mod panics;
 mod parking;
 mod parts;
 mod proxy_protocol;

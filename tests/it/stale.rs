@@ -418,6 +418,7 @@ async fn a_200_without_an_image_is_remembered_beside_an_image_that_may_not_be_sh
     assert_eq!(origin.count(), 3);
 }
 
+#[cfg(debug_assertions)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_that_panics_puts_the_next_one_off() {
     let origin = origin(&[with("max-age=10")]).await;
