@@ -68,6 +68,7 @@ impl ForwardFailure {
             Self::Unconnected(Some(Trouble::TimedOut), _) => "app-connect-timeout",
             Self::Unconnected(Some(Trouble::Certificate), _) => "app-certificate",
             Self::Unconnected(Some(Trouble::Handshake), _) => "app-tls-handshake",
+            Self::Unconnected(Some(Trouble::NoDescriptors), _) => "no-descriptors",
             Self::TooSlow(_) => "app-too-slow",
             Self::Lost(_) => "app-lost",
             Self::Malformed(false) => "app-malformed",
@@ -89,6 +90,7 @@ impl ForwardFailure {
                 Some(Trouble::TimedOut) => (StatusCode::GATEWAY_TIMEOUT, Some("connection_timeout")),
                 Some(Trouble::Certificate) => (StatusCode::BAD_GATEWAY, Some("tls_certificate_error")),
                 Some(Trouble::Handshake) => (StatusCode::BAD_GATEWAY, Some("tls_protocol_error")),
+                Some(Trouble::NoDescriptors) => (StatusCode::SERVICE_UNAVAILABLE, Some("connection_limit_reached")),
             },
             Self::TooSlow(_) => (StatusCode::GATEWAY_TIMEOUT, Some("http_response_timeout")),
             Self::Lost(_) => (StatusCode::BAD_GATEWAY, Some("connection_terminated")),
@@ -132,6 +134,9 @@ impl std::fmt::Display for ForwardFailure {
             }
             Self::Unconnected(Some(Trouble::Handshake), _) => {
                 "the TLS handshake with the app behind this proxy failed; check app"
+            }
+            Self::Unconnected(Some(Trouble::NoDescriptors), _) => {
+                "this proxy has too many open files to reach the app behind it; raise LimitNOFILE or ulimit -n"
             }
             Self::TooSlow(_) => "the app behind this proxy did not answer in time",
             Self::Malformed(false) => "what the app behind this proxy answered is no HTTP",

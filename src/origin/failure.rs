@@ -21,6 +21,8 @@ pub enum Failure {
     Certificate,
     /// The TLS handshake failed otherwise.
     Handshake,
+    /// We have too many files open to connect: nothing is wrong with the origin.
+    NoDescriptors,
     /// The answer did not begin in time.
     FirstByteTimeout,
     /// The answer did not end in time.
@@ -58,9 +60,12 @@ impl Failure {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::ConnectTimeout | Self::FirstByteTimeout | Self::FillTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Limited(_) | Self::Paused(_) | Self::CircuitOpen(_) | Self::Budget(_) | Self::Busy => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Limited(_)
+            | Self::Paused(_)
+            | Self::CircuitOpen(_)
+            | Self::Budget(_)
+            | Self::Busy
+            | Self::NoDescriptors => StatusCode::SERVICE_UNAVAILABLE,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_GATEWAY,
         }
@@ -71,7 +76,7 @@ impl Failure {
         match self {
             Self::Limited(after) | Self::Paused(after) | Self::CircuitOpen(after) => Some(*after),
             Self::Budget(refused) => Some(refused.retry_after),
-            Self::Busy => Some(Duration::from_secs(1)),
+            Self::Busy | Self::NoDescriptors => Some(Duration::from_secs(1)),
             _ => None,
         }
     }
@@ -111,6 +116,7 @@ impl Failure {
             Self::ConnectTimeout => "connect-timeout",
             Self::Certificate => "certificate",
             Self::Handshake => "tls-handshake",
+            Self::NoDescriptors => "no-descriptors",
             Self::FirstByteTimeout => "first-byte-timeout",
             Self::FillTimeout => "fill-timeout",
             Self::Cut => "cut",
@@ -145,7 +151,7 @@ impl Failure {
             Self::Encoded => "http_response_content_coding",
             Self::TooLarge => "http_response_body_size",
             Self::Limited(_) | Self::Paused(_) | Self::CircuitOpen(_) => "destination_unavailable",
-            Self::Budget(_) | Self::Busy => "connection_limit_reached",
+            Self::Budget(_) | Self::Busy | Self::NoDescriptors => "connection_limit_reached",
             Self::Panicked => "proxy_internal_error",
         }
     }
@@ -158,6 +164,7 @@ impl From<Trouble> for Failure {
             Trouble::TimedOut => Self::ConnectTimeout,
             Trouble::Certificate => Self::Certificate,
             Trouble::Handshake => Self::Handshake,
+            Trouble::NoDescriptors => Self::NoDescriptors,
         }
     }
 }
@@ -171,6 +178,9 @@ impl std::fmt::Display for Failure {
             Self::ConnectTimeout => "no connection to the QR code origin within origin.connect_timeout",
             Self::Certificate => "the QR code origin's certificate is not trusted; check origin.url and origin.ca_file",
             Self::Handshake => "the TLS handshake with the QR code origin failed",
+            Self::NoDescriptors => {
+                "this proxy has too many open files to reach the QR code origin; raise LimitNOFILE or ulimit -n"
+            }
             Self::FirstByteTimeout => "the QR code origin did not answer within origin.first_byte_timeout",
             Self::FillTimeout => "the QR code origin did not finish within origin.fill_timeout",
             Self::Cut => "the QR code origin's answer was cut short; try again",

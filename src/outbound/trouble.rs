@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io;
 
+use rustix::io::Errno;
+
 use super::connect::ConnectTimedOut;
 
 /// Why no connection came to be.
@@ -16,12 +18,16 @@ pub enum Trouble {
     Certificate,
     /// The TLS handshake failed otherwise.
     Handshake,
+    /// We have too many files open: nothing is wrong with the peer.
+    NoDescriptors,
 }
 
 impl Trouble {
     /// What `error` is, or what caused it; `None` for anything else, such as a refused connection.
     pub fn of(error: &(dyn Error + 'static)) -> Option<Self> {
-        links(error).find_map(Self::recognise)
+        // First, since a name that is looked up without a descriptor does not resolve.
+        let lacking = links(error).any(lacks_descriptors).then_some(Self::NoDescriptors);
+        lacking.or_else(|| links(error).find_map(Self::recognise))
     }
 
     fn recognise(link: &(dyn Error + 'static)) -> Option<Self> {
@@ -36,6 +42,11 @@ impl Trouble {
             _ => Self::Handshake,
         })
     }
+}
+
+fn lacks_descriptors(link: &(dyn Error + 'static)) -> bool {
+    let errno = link.downcast_ref::<io::Error>().and_then(Errno::from_io_error);
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// Why the certificate of a peer does not hold, where `error` is about that.
@@ -92,6 +103,7 @@ mod tests {
         let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
         assert_eq!(Trouble::of(&tls(unknown)), Some(Trouble::Certificate));
         assert_eq!(Trouble::of(&tls(rustls::Error::DecryptError)), Some(Trouble::Handshake));
+        assert_eq!(Trouble::of(&io::Error::from(Errno::MFILE)), Some(Trouble::NoDescriptors));
         assert_eq!(Trouble::of(&ConnectTimedOut), Some(Trouble::TimedOut));
         assert_eq!(Trouble::of(&io::Error::from(io::ErrorKind::ConnectionRefused)), None);
     }

@@ -142,6 +142,9 @@ impl std::fmt::Display for Failure {
                     "the WeChat API's certificate is not trusted; check relay.url and origin.ca_file"
                 }
                 Unanswered::Handshake => "the TLS handshake with the WeChat API failed",
+                Unanswered::NoDescriptors => {
+                    "this proxy has too many open files to reach the WeChat API; raise LimitNOFILE or ulimit -n"
+                }
                 Unanswered::FirstByteTimeout => {
                     "the WeChat API did not answer within origin.first_byte_timeout; what was asked may have been done"
                 }

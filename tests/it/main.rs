@@ -13,6 +13,7 @@ mod commands;
 mod cors;
 mod demo;
 mod deploy;
+mod descriptors;
 mod fills;
 mod forward;
 mod framing;
