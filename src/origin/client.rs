@@ -22,6 +22,7 @@ use crate::outbound::trouble::links;
 use crate::outbound::{
     BadCaFile, Connector, PING_AFTER, PING_ECHO, Transcript, Trouble, Wire, certificate_cause, trust,
 };
+use crate::route::is_coded;
 
 /// Shorter than WeChat's keep-alive, so that we rarely meet a connection it is just closing.
 const POOL_IDLE: Duration = Duration::from_secs(20);
@@ -55,7 +56,7 @@ pub enum Read {
     TooLong,
     /// Its end would be the connection's end: not read.
     CloseDelimited,
-    /// It is encoded, or its status makes it useless: not read.
+    /// It is encoded, for itself or for its transfer, or its status makes it useless: not read.
     Unwanted,
 }
 
@@ -143,10 +144,11 @@ impl Client {
             status if status.is_client_error() || status.is_server_error() => MAX_PASSED,
             _ => return Ok(Read::Unwanted),
         };
-        if is_encoded(response.headers()) {
+        let is_good = response.status() == StatusCode::OK;
+        if is_encoded(response.headers()) || is_good && is_coded(response.headers()) {
             return Ok(Read::Unwanted);
         }
-        if response.status() == StatusCode::OK && is_close_delimited(&response) {
+        if is_good && is_close_delimited(&response) {
             return Ok(Read::CloseDelimited);
         }
         read_body(response.into_body(), cap).await
@@ -209,7 +211,8 @@ fn is_encoded(headers: &HeaderMap) -> bool {
     headers.get_all(header::CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// RFC 9112 §6.3: without a length and without chunks, the end of the connection is the end of the body.
+/// RFC 9112 §6.3: without a length and without chunks, the end of the connection is the end of the body. So it is where chunks
+/// are not the last coding, which is not asked for here: such an answer is coded.
 fn is_close_delimited(response: &Response<Incoming>) -> bool {
     response.version() < Version::HTTP_2
         && !response.headers().contains_key(header::CONTENT_LENGTH)

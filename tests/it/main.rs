@@ -24,6 +24,7 @@ mod log;
 mod metrics;
 mod operator;
 mod origin_request;
+mod origin_stages;
 mod origin_trouble;
 #[cfg(feature = "otel")]
 mod otel;
