@@ -9,6 +9,7 @@ mod answers;
 mod browser;
 mod cache;
 mod cli;
+mod clocks;
 mod commands;
 mod cors;
 mod demo;

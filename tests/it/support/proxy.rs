@@ -36,11 +36,15 @@ impl Proxy {
     }
 
     pub fn configured(faults: Faults, change: impl FnOnce(&mut Config)) -> Self {
+        Self::by(Clock::adjustable(), faults, change)
+    }
+
+    /// With a clock that may have been turned before.
+    pub fn by((clock, hands): (Clock, Arc<Hands>), faults: Faults, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         config.server.listen = Some("127.0.0.1:0".parse().unwrap());
         config.admin.listen = Some("127.0.0.1:0".parse().unwrap());
         change(&mut config);
-        let (clock, hands) = Clock::adjustable();
         let certificate_poll = std::time::Duration::from_millis(5);
         let surroundings = Surroundings { clock, faults, certificate_poll, ..Surroundings::default() };
         let running = App::bind(config.clone(), surroundings).unwrap().start().unwrap();
