@@ -15,6 +15,7 @@ mod cors;
 mod demo;
 mod deploy;
 mod descriptors;
+mod disks;
 mod fills;
 mod forward;
 mod framing;
