@@ -10,11 +10,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 
-use http::{HeaderName, Request, StatusCode, header};
+use http::{Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use ticketgate::app::{App, Running, Surroundings};
 use ticketgate::body::timed::TimedBody;
-use ticketgate::clock::Clock;
 use ticketgate::config::Config;
 use ticketgate::exchange::{Exchanges, Records};
 use ticketgate::log::Control;
@@ -92,11 +91,11 @@ fn answers(count: u32, conditional: bool) {
     let (mut buffer, mut tags) = (vec![0; 2 * IMAGE], Vec::new());
     let targets: Vec<String> = (0..TICKETS).map(target).collect();
     for target in &targets {
-        tags.push(round_trip(&mut stream, target, &mut buffer));
+        tags.push(entity_tag(round_trip(&mut stream, &request(target), &mut buffer)));
     }
     let proxy = Proxy { shared: running.reload().shared(), forward: None };
-    let exchanges =
-        Exchanges::new(proxy, Records::new(Arc::clone(running.metrics()), Clock::system(), Control::default(), None));
+    let clock = proxy.shared.clock.clone();
+    let exchanges = Exchanges::new(proxy, Records::new(Arc::clone(running.metrics()), clock, Control::default(), None));
     let runtime: Runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let peer = Peer { address: ([127, 0, 0, 1], 4000).into(), scheme: Scheme::Http };
     let expected = if conditional { StatusCode::NOT_MODIFIED } else { StatusCode::OK };
@@ -107,21 +106,21 @@ fn answers(count: u32, conditional: bool) {
                 request = request.header(header::IF_NONE_MATCH, tag);
             }
             let request = request.body(TimedBody::nothing()).expect("a request");
-            let response = exchanges.serve(request, peer).await;
+            let response = exchanges.serve(request, peer, None).await;
             assert_eq!(response.status(), expected);
             black_box(response.into_body().frame().await);
         }
     });
 }
 
-/// `count` answers over a keep-alive connection; our own client's writes and reads are in it, and are a few hundred.
+/// `count` answers over a keep-alive connection; our own client's writes and reads are in it.
 fn connection(count: u32) {
     let running = proxy();
     let mut stream = TcpStream::connect(running.addresses().public.expect("it is on")).expect("it listens");
     let mut buffer = vec![0; 2 * IMAGE];
-    let targets: Vec<String> = (0..TICKETS).map(target).collect();
-    for target in targets.iter().cycle().take((TICKETS + count) as usize) {
-        black_box(round_trip(&mut stream, target, &mut buffer));
+    let requests: Vec<String> = (0..TICKETS).map(|number| request(&target(number))).collect();
+    for request in requests.iter().cycle().take((TICKETS + count) as usize) {
+        black_box(round_trip(&mut stream, request, &mut buffer));
     }
 }
 
@@ -131,25 +130,28 @@ fn target(number: u32) -> String {
     format!("/cgi-bin/showqrcode?ticket={}", ticket.replace('=', "%3D"))
 }
 
-/// Sends one request and reads the whole answer; tells its entity tag.
-fn round_trip(stream: &mut TcpStream, target: &str, buffer: &mut [u8]) -> String {
-    let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n");
+/// Sends one request and reads the whole answer; tells its head. Frugal, since what it costs is counted too.
+fn round_trip<'a>(stream: &mut TcpStream, request: &str, buffer: &'a mut [u8]) -> &'a [u8] {
     stream.write_all(request.as_bytes()).expect("the proxy reads");
     let mut read = 0;
-    let head = loop {
+    loop {
         read += stream.read(&mut buffer[read..]).expect("the proxy answers");
-        if let Some(end) = buffer[..read].windows(4).position(|four| four == b"\r\n\r\n") {
-            break end + 4;
+        let head = read.saturating_sub(IMAGE);
+        if buffer[..head].ends_with(b"\r\n\r\n") {
+            assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..head]));
+            return &buffer[..head];
         }
-    };
-    while read < head + IMAGE {
-        read += stream.read(&mut buffer[read..]).expect("the proxy answers");
     }
-    let head = std::str::from_utf8(&buffer[..head]).expect("a head is text");
-    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    let name = HeaderName::from_static("etag");
+}
+
+fn request(target: &str) -> String {
+    format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n")
+}
+
+fn entity_tag(head: &[u8]) -> String {
+    let head = std::str::from_utf8(head).expect("a head is text");
     let mut fields = head.lines().filter_map(|line| line.split_once(": "));
-    fields.find(|(is, _)| *is == name.as_str()).map(|(_, tag)| tag.to_owned()).expect("images have one")
+    fields.find(|(name, _)| *name == "etag").map(|(_, tag)| tag.to_owned()).expect("images have one")
 }
 
 /// Answers every request with an image that may be kept for a week. Ends with the process.

@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 
+use crate::arrival::{Arrival, REQUEST_ID};
 use crate::body::Body;
 use crate::body::counted::{End, Onlooker};
 use crate::body::timed::TimedBody;
@@ -20,7 +21,7 @@ use crate::limit::Client;
 use crate::log::access::{self, Line};
 use crate::log::{Control, Shown};
 use crate::metrics::{Metrics, Source, Tally};
-use crate::moment::Tick;
+use crate::moment::{Moment, Tick};
 use crate::otel::{Step, Tracer};
 use crate::peer::Peer;
 use crate::proxy::Proxy;
@@ -28,9 +29,6 @@ use crate::reply::Answered;
 use crate::route::{Kind, to_https};
 use crate::ticket::Ticket;
 use crate::trace::{Context, TRACE_PARENT, TRACE_STATE};
-
-/// Connects an answer with its log line.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
@@ -85,6 +83,10 @@ impl Records {
 
     /// Whose trace a request with `headers` belongs to, and its own step in it; whoever is asked next hears of that one.
     fn trace(&self, headers: &mut HeaderMap) -> (Option<Context>, Option<Step>) {
+        if self.tracer.is_none() && !access::is_wanted() {
+            // Nobody would read it.
+            return (None, None);
+        }
         let came = Context::of(headers);
         let Some(step) = self.tracer.as_ref().and_then(|tracer| tracer.begin(came)) else { return (came, None) };
         headers.insert(TRACE_PARENT, step.onward().field());
@@ -150,36 +152,45 @@ struct Pending<'a> {
     tally: &'a Arc<Tally>,
     method: &'a Method,
     path: &'a str,
-    id: &'a HeaderValue,
+    id: HeaderValue,
     trace: Option<Context>,
     step: Option<Step>,
     peer: Peer,
-    began: Tick,
+    began: Moment,
 }
 
 impl Pending<'_> {
+    fn arrival(&self) -> Arrival<'_> {
+        Arrival { peer: self.peer, at: self.began, id: &self.id }
+    }
+
     fn took(&self) -> Duration {
-        self.records.clock.tick().since(self.began)
+        self.records.clock.tick().since(self.began.tick)
     }
 
     /// Records `answered`, and lets the answer go. What streams is recorded at its end.
     fn answered(self, answered: Answered) -> Response<Body> {
-        let this = std::mem::ManuallyDrop::new(self);
+        let mut this = std::mem::ManuallyDrop::new(self);
         this.records.count(&answered);
         this.note_failure(&answered);
         let took = this.took();
         if matches!(answered.outcome, Some(Outcome::Hit { .. })) {
             this.tally.hit(took);
         }
-        if answered.source == Source::App {
-            return this.streams(answered, took);
-        }
-        let bytes = answered.response.body().size_hint().lower();
-        this.tally.sent(answered.source, bytes);
-        if Records::wants_line(this.step) {
-            this.write_line(&answered, took, Some(bytes));
-        }
-        answered.response
+        let mut response = if answered.source == Source::App {
+            this.streams(answered, took)
+        } else {
+            let bytes = answered.response.body().size_hint().lower();
+            this.tally.sent(answered.source, bytes);
+            if Records::wants_line(this.step) {
+                this.write_line(&answered, took, Some(bytes));
+            }
+            answered.response
+        };
+        // An app that has its own names its answer itself.
+        let id = std::mem::replace(&mut this.id, HeaderValue::from_static(""));
+        response.headers_mut().entry(REQUEST_ID).or_insert(id);
+        response
     }
 
     fn note_failure(&self, answered: &Answered) {
@@ -239,10 +250,10 @@ impl Pending<'_> {
                 records: Arc::clone(records),
                 method,
                 path,
-                id: (*id).clone(),
+                id: id.clone(),
                 trace: *trace,
                 step: *step,
-                began: *began,
+                began: began.tick,
                 kind,
                 client,
                 status,
@@ -360,42 +371,45 @@ impl Exchanges {
         Line { route: Some("refused"), status, reason: Some("malformed"), client, ..Line::default() }.write();
     }
 
-    /// Answers `request`, which came from `peer`. Dropping the future, as a client that hangs up does, is recorded as 499.
-    pub async fn serve(&self, request: Request<TimedBody>, peer: Peer) -> Response<Body> {
-        let proxy = self.proxy();
-        self.recorded(request, peer, &proxy, |request| proxy.answer(request, peer)).await
-    }
-
-    /// Sends `request`, which came from `peer` in the clear, to `port`, where we take TLS.
-    pub async fn redirect(&self, request: Request<TimedBody>, peer: Peer, port: u16) -> Response<Body> {
-        let answer = async |request: Request<TimedBody>| {
-            let location = to_https(request.method(), request.version(), request.uri(), request.headers(), port);
-            Answered::redirected(request.method(), location)
-        };
-        self.recorded(request, peer, &self.proxy(), answer).await
-    }
-
-    async fn recorded<F>(
+    /// Answers `request`, which came from `peer`; one that came in the clear to where TLS is taken on `https_port` is sent
+    /// there. Dropping the future, as a client that hangs up does, is recorded as 499.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "arguments take their room twice there, and this is copied with every request"
+    )]
+    pub fn serve(
         &self,
         mut request: Request<TimedBody>,
         peer: Peer,
-        proxy: &Proxy,
-        answer: impl FnOnce(Request<TimedBody>) -> F,
-    ) -> Response<Body>
-    where
-        F: Future<Output = Answered>,
-    {
+        https_port: Option<u16>,
+    ) -> impl Future<Output = Response<Body>> {
+        async move {
+            let proxy = self.proxy();
+            let (method, uri) = (request.method().clone(), request.uri().clone());
+            let pending = self.begin(&method, uri.path(), peer, &mut request);
+            self.records.note_ignored_forwarding(&proxy, peer, &request);
+            let answered = match https_port {
+                None => proxy.answer(&mut request, pending.arrival()).await,
+                Some(port) => {
+                    let location = to_https(&method, request.version(), &uri, request.headers(), port);
+                    Answered::redirected(&method, location)
+                }
+            };
+            pending.answered(answered)
+        }
+    }
+
+    fn begin<'a>(
+        &'a self,
+        method: &'a Method,
+        path: &'a str,
+        peer: Peer,
+        request: &mut Request<TimedBody>,
+    ) -> Pending<'a> {
         let Self { records, tally, .. } = self;
-        let began = records.clock.tick();
-        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let began = records.clock.now();
         let id = records.request_id(request.headers().get(REQUEST_ID));
-        request.headers_mut().insert(REQUEST_ID, id.clone());
-        records.note_ignored_forwarding(proxy, peer, &request);
         let (trace, step) = records.trace(request.headers_mut());
-        let pending = Pending { records, tally, method: &method, path: uri.path(), id: &id, trace, step, peer, began };
-        let mut answered = answer(request).await;
-        // An app that has its own names its answer itself.
-        answered.response.headers_mut().entry(REQUEST_ID).or_insert_with(|| id.clone());
-        pending.answered(answered)
+        Pending { records, tally, method, path, id, trace, step, peer, began }
     }
 }

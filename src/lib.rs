@@ -17,8 +17,10 @@
 //!
 //! Around it: [`app`] puts the parts together, [`config`] reads what they need, [`admin`] lets an operator look,
 //! [`mod@log`], [`metrics`] and [`otel`] tell, [`demo`] plays WeChat and [`cli`] reads the command line. [`moment`] and [`clock`] are
-//! the time, [`peer`] is who speaks to us, `forwarded` reads what proxies say of each other, [`via`] is our own hop, [`trace`]
-//! whose trace a request belongs to, [`latency`] how long answers take, [`failures`] which images were not shown, [`fault`] is
+//! the time, [`peer`] is who speaks to us, [`arrival`] how a request came, `forwarded` reads what proxies say of each other, `query` what stands
+//! behind a question mark, [`via`] is our own hop, [`trace`]
+//! whose trace a request belongs to, [`remembered`] what answers say again and
+//! again, [`latency`] how long they take, [`failures`] which images were not shown, [`fault`] is
 //! trouble on purpose.
 //!
 //! What decides (tickets, freshness, judgement) is pure and takes the time as an argument. `ARCHITECTURE.md` draws the
@@ -26,6 +28,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod arrival;
 pub mod body;
 pub mod cache;
 pub mod cli;
@@ -53,7 +56,9 @@ pub mod otel;
 mod outbound;
 pub mod peer;
 pub mod proxy;
+mod query;
 pub mod relay;
+pub mod remembered;
 pub mod reply;
 pub mod respond;
 pub mod route;

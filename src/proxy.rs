@@ -19,6 +19,7 @@ use std::time::Duration;
 use http::Request;
 use tokio::time::timeout;
 
+use crate::arrival::{Arrival, REQUEST_ID};
 use crate::body::timed::TimedBody;
 use crate::cache::entry::Image;
 use crate::cache::stale::Plan;
@@ -31,7 +32,6 @@ use crate::forward::Forward as App;
 use crate::limit::{Admitted, Client, Limits, Trust};
 use crate::metrics::Reading;
 use crate::moment::Moment;
-use crate::peer::Peer;
 use crate::reply::{Answered, Refusal, Reply};
 use crate::respond::{Asked, Responder};
 use crate::route::{self, Route, Routes};
@@ -79,11 +79,12 @@ pub struct Shared {
 }
 
 impl Proxy {
-    /// Answers `request`, which came from `peer`. Dropping the future gives up waiting; a fill it began goes on.
-    pub async fn answer(&self, request: Request<TimedBody>, peer: Peer) -> Answered {
+    /// Answers `request`, which came by `arrival`; what goes to the app is taken out of it. Dropping the future gives up
+    /// waiting; a fill it began goes on.
+    pub async fn answer(&self, request: &mut Request<TimedBody>, arrival: Arrival<'_>) -> Answered {
         let Shared { routes, trust, responder, via, .. } = &*self.shared;
-        let client = trust.client(peer.ip(), request.headers());
-        let asked = Asked::of(&request);
+        let client = trust.client(arrival.peer.ip(), request.headers());
+        let asked = Asked::of(request);
         let host = route::check_host(request.version(), request.uri(), request.headers());
         if let Err(bad) = host.and_then(|()| route::check_framing(request.headers())) {
             return Answered::bad_request(asked, bad, responder).by(client);
@@ -93,21 +94,22 @@ impl Proxy {
         }
         self.shared.faults.strike(Stage::Route); // 1
         match routes.of(request.method(), request.uri()) {
-            Route::Image => self.image(&request, client).await,
+            Route::Image => self.image(request, client, arrival.at).await,
             Route::Preflight => Answered::preflight(responder.preflight(request.headers())),
             Route::Health => Answered::healthy(request.method()),
-            // Boxed, so that a hit does not carry, and copy, the room that the rest takes.
-            Route::App => Box::pin(self.forward(request, peer)).await,
+            Route::App => {
+                let request = std::mem::replace(request, Request::new(TimedBody::nothing()));
+                // Boxed, so that a hit does not carry, and copy, the room that the rest takes.
+                Box::pin(self.forward(request, arrival)).await
+            }
             Route::NotAllowed(allow) => Answered::not_allowed(asked, allow, responder),
         }
         .by(client)
     }
 
-    async fn image(&self, request: &Request<TimedBody>, client: Client) -> Answered {
+    /// `now` is read once for a hit, whose every step takes less than a clock can tell; whoever waits reads it again.
+    async fn image(&self, request: &Request<TimedBody>, client: Client, mut now: Moment) -> Answered {
         let asked = Asked::of(request);
-        let Shared { responder, clock, .. } = &*self.shared;
-        // Read once for a hit, whose every step takes less than a clock can tell; whoever waits reads it again.
-        let mut now = clock.now();
         self.shared.faults.strike(Stage::Ticket);
         let ticket = Ticket::from_query(request.uri().query()); // 2
         let reply = match &ticket {
@@ -115,7 +117,7 @@ impl Proxy {
             Err(bad) => Err(Refusal::BadTicket(*bad)),
         };
         self.shared.faults.strike(Stage::Respond);
-        reply.unwrap_or_else(Reply::Refused).answer(asked, ticket.ok(), responder, now) // 9
+        reply.unwrap_or_else(Reply::Refused).answer(asked, ticket.ok(), &self.shared.responder, now) // 9
     }
 
     /// Steps 3 and 4: the order is S13's.
@@ -229,8 +231,9 @@ impl Proxy {
         Ok(Reply::filled(filling.end().await, forward, collapsed, admitted)) // 8
     }
 
-    async fn forward(&self, request: Request<TimedBody>, peer: Peer) -> Answered {
+    async fn forward(&self, mut request: Request<TimedBody>, Arrival { peer, id, .. }: Arrival<'_>) -> Answered {
         let method = request.method().clone();
+        request.headers_mut().insert(REQUEST_ID, id.clone());
         match &self.forward {
             None => Answered::no_app(&method),
             Some(forward) => {

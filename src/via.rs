@@ -47,7 +47,8 @@ impl Via {
 
     /// Whether a request with `headers` has been here before.
     pub fn is_loop(&self, headers: &HeaderMap) -> bool {
-        let lines = || headers.get_all(header::VIA).iter().filter_map(|line| line.to_str().ok());
+        let all = headers.get_all(header::VIA);
+        let lines = || all.iter().filter_map(|line| line.to_str().ok());
         let ours = |hop: &&str| hop.split_ascii_whitespace().nth(1) == Some("ticketgate");
         lines().any(|line| line.contains(&self.comment))
             || lines().flat_map(|line| line.split(',')).filter(ours).count() >= MOST_HOPS

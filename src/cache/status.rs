@@ -1,10 +1,13 @@
 //! How a request fared with the cache: one enum from which `Cache-Status` (RFC 9211), the access log and the metric labels
 //! all come, so that they cannot disagree.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
+
+use crate::remembered::Remembered;
 
 /// What the cache did for one image request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,13 +112,17 @@ impl Outcome {
 
     /// `Cache-Status`.
     pub fn field(&self) -> HeaderValue {
+        match self {
+            Self::Hit { ttl } => HITS.with_borrow_mut(|hits| hits.value(ttl.as_secs(), |_| self.written())),
+            _ => self.written(),
+        }
+    }
+
+    fn written(&self) -> HeaderValue {
         let mut text = String::with_capacity(80);
         text.push_str("ticketgate");
         match *self {
-            Self::Hit { ttl } => {
-                text.push_str("; hit; ttl=");
-                text.push_str(itoa::Buffer::new().format(ttl.as_secs()));
-            }
+            Self::Hit { ttl } => drop(write!(text, "; hit; ttl={}", ttl.as_secs())),
             Self::Stale { staleness, asked, detail } => write_stale(&mut text, staleness, asked, detail),
             Self::Negative(what) => drop(write!(text, "; hit; detail={what}")),
             Self::Miss { forward, collapsed, status, kept } => write_miss(&mut text, forward, collapsed, status, kept),
@@ -123,6 +130,10 @@ impl Outcome {
         }
         HeaderValue::try_from(text).expect("tokens and digits are visible ASCII")
     }
+}
+
+thread_local! {
+    static HITS: RefCell<Remembered> = const { RefCell::new(Remembered::nothing()) };
 }
 
 /// §2.4 wants a negative ttl for what is stale.

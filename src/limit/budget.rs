@@ -115,7 +115,8 @@ fn reach(policy: Policy) -> NonZeroU32 {
 fn admitted(policy: Policy, state: &StateSnapshot) -> Admitted {
     let used = reach(policy).get().saturating_sub(state.remaining_burst_capacity());
     let behind = used.saturating_sub(policy.burst.get());
-    let delay = Duration::from_secs_f64(f64::from(behind) / policy.rate);
+    // Almost nobody waits, and a division costs as much as the rest of this.
+    let delay = if behind == 0 { Duration::ZERO } else { Duration::from_secs_f64(f64::from(behind) / policy.rate) };
     Admitted { delay, left: policy.burst.get().saturating_sub(used), policy: Some(policy) }
 }
 

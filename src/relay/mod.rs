@@ -24,7 +24,7 @@ use bytes::Bytes;
 pub use config::{Config, Forwarded, Host};
 use created::Created;
 use failure::Failure;
-use http::{HeaderName, Method, Request, Response, StatusCode, Version, header, request, response};
+use http::{Method, Request, Response, StatusCode, Version, header, request, response};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
@@ -34,6 +34,7 @@ use record::Record;
 use target::SecretTarget;
 use tokio::time::timeout;
 
+use crate::arrival::REQUEST_ID;
 use crate::body::counted::Counted;
 use crate::body::timed::{TimedBody, Unread};
 use crate::body::{Body, whole};
@@ -54,9 +55,6 @@ const ROOM: Room = Room { all: 512, per_address: 512 };
 
 /// Bytes of a body of `qrcode/create`, and of its answer; WeChat's own have a few hundred.
 const MOST_BYTES: usize = 64 * 1024;
-
-/// Connects an answer of ours with its log line.
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// An answer: ours or one that was read, or one that streams.
 type Answer = Either<Body, Counted<TimedBody>>;
@@ -131,7 +129,7 @@ impl Relay {
         let _witness = self.books.metrics.witness();
         let target = SecretTarget::take(&mut request);
         let method = request.method().clone();
-        let id = self.records.request_id(request.headers().get(&REQUEST_ID));
+        let id = self.records.request_id(request.headers().get(REQUEST_ID));
         let record = Record::begin(&self.books, method.clone(), &target, request.headers(), id.clone());
         match self.relay(request, &target).await {
             Ok(Relayed { mut response, ticket }) => {

@@ -6,6 +6,8 @@ use std::borrow::Cow;
 use http::HeaderValue;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
+use crate::query::{parameters, value};
+
 /// The parameter; like `ticket`, compared as it stands.
 const PARAMETER: &str = "download";
 
@@ -27,7 +29,7 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// `Content-Disposition` for a request with the raw query `query`, if that asks to save; `extension` is that of the bytes.
 /// The first of several names counts.
 pub fn disposition(query: Option<&str>, extension: &str) -> Option<HeaderValue> {
-    let asked = query?.split('&').find_map(name_asked_for)?;
+    let asked = parameters(query?).find_map(|parameter| value(parameter, PARAMETER)).map(decoded)?;
     let stem = stem(&asked, extension);
     let fallback = fallback(&stem);
     let mut text = format!("attachment; filename=\"{fallback}.{extension}\"");
@@ -42,10 +44,8 @@ pub fn disposition(query: Option<&str>, extension: &str) -> Option<HeaderValue> 
 }
 
 /// Decoded as forms write it: a space is `+` or `%20`, and a plus sign is always escaped.
-fn name_asked_for(parameter: &str) -> Option<String> {
-    let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-    let decode = || percent_decode_str(&value.replace('+', " ")).decode_utf8_lossy().into_owned();
-    (name == PARAMETER).then(decode)
+fn decoded(value: &str) -> String {
+    percent_decode_str(&value.replace('+', " ")).decode_utf8_lossy().into_owned()
 }
 
 /// The name without its extension, and without all that makes a name unsafe.

@@ -38,8 +38,8 @@ const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 const BYTES: HeaderValue = HeaderValue::from_static("bytes");
 const PLAIN_TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-/// What can make the answer something else than the whole image.
-const SELECTING: [HeaderName; 4] = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::RANGE, header::IF_RANGE];
+/// What can make the answer something else than the whole image. `If-Range` says nothing without `Range`.
+const SELECTING: [HeaderName; 3] = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::RANGE];
 
 /// The part of a request that shapes the answer.
 #[derive(Debug, Clone, Copy)]
@@ -217,7 +217,7 @@ fn answer(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> 
 fn tell_lifetime(headers: &mut HeaderMap, image: &Image, now: Moment) {
     let told = Downstream::of(&image.freshness, image.expiry.as_ref(), now);
     headers.insert(header::CACHE_CONTROL, told.cache_control(&image.said.downstream));
-    headers.insert(header::AGE, HeaderValue::from(told.age));
+    headers.insert(header::AGE, told.age());
     headers.insert(header::DATE, http_date(told.date));
     headers.insert(header::EXPIRES, http_date(told.expires()));
 }

@@ -161,7 +161,17 @@ pub fn check_framing(headers: &HeaderMap) -> Result<(), BadRequest> {
 }
 
 fn is_authority(host: &str) -> bool {
-    !host.contains('@') && host.parse::<Authority>().is_ok()
+    is_plain(host) || !host.contains('@') && host.parse::<Authority>().is_ok()
+}
+
+/// What nearly everybody sends: a name or an IPv4 address, perhaps with a port. Parsing would copy it.
+fn is_plain(host: &str) -> bool {
+    let (name, port) = host.split_once(':').unwrap_or((host, "80"));
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+    !name.is_empty()
+        && name.bytes().all(is_letter)
+        && !port.is_empty()
+        && port.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 impl BadRequest {
@@ -194,6 +204,7 @@ impl std::error::Error for BadRequest {}
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -241,6 +252,15 @@ mod tests {
         assert_eq!(route(&Method::OPTIONS, "/cgi-bin/showqrcode"), Route::Preflight);
         assert!(matches!(route(&Method::TRACE, "/"), Route::NotAllowed(_)));
         assert!(matches!(route(&Method::CONNECT, "/"), Route::NotAllowed(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_plain_is_an_authority(host in "[a-zA-Z0-9.-]{1,20}(:[0-9]{1,6})?", other in "[a-z0-9:@/ %.-]{0,8}") {
+            for host in [host.as_str(), &other] {
+                prop_assert!(!is_plain(host) || host.parse::<Authority>().is_ok(), "{host}");
+            }
+        }
     }
 
     fn host(version: Version, target: &'static str, hosts: &[&'static str]) -> Result<(), BadRequest> {

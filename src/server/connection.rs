@@ -192,18 +192,19 @@ impl Connections {
     }
 
     /// Has `request` answered; `unread` learns when its body is dropped early.
-    pub(super) async fn answer(
+    pub(super) fn answer(
         &self,
         request: Request<Incoming>,
         peer: Peer,
         entrance: Entrance,
         unread: Unread,
-    ) -> Response<Body> {
+    ) -> impl Future<Output = Response<Body>> {
         let request = request.map(|body| TimedBody::new(body, self.timeouts.body, unread));
-        match (&self.tls, entrance) {
-            (Some(tls), Entrance::Redirect) => self.exchanges.redirect(request, peer, tls.port()).await,
-            _ => self.exchanges.serve(request, peer).await,
-        }
+        let https_port = match (&self.tls, entrance) {
+            (Some(tls), Entrance::Redirect) => Some(tls.port()),
+            _ => None,
+        };
+        self.exchanges.serve(request, peer, https_port)
     }
 }
 

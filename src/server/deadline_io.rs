@@ -72,14 +72,14 @@ struct Held {
 enum Waiting {
     /// Nothing read since the last answer, or a part of its request's body.
     Idle,
-    /// Part of a head was read while `served` requests had been begun.
-    Head { since: Instant, served: u32 },
+    /// Part of a head was read while `served` requests had been begun; `since` when, once more of it is waited for.
+    Head { since: Option<Instant>, served: u32 },
 }
 
 impl<T> DeadlineIo<T> {
     /// Wraps a socket whose first byte has just become readable, or whose TLS handshake has just ended.
     pub fn new(inner: T, timeouts: Timeouts, progress: Arc<Progress>) -> Self {
-        let reading = Waiting::Head { since: Instant::now(), served: progress.served() };
+        let reading = Waiting::Head { since: Some(Instant::now()), served: progress.served() };
         Self { inner, timeouts, progress, reading, timer: Timer::default(), closing: Closing::default(), held: None }
     }
 
@@ -102,7 +102,7 @@ impl<T> DeadlineIo<T> {
         match self.reading {
             Waiting::Head { served: at, .. } if at == served => {}
             _ if self.progress.in_exchange() => self.reading = Waiting::Idle,
-            _ => self.reading = Waiting::Head { since: Instant::now(), served },
+            _ => self.reading = Waiting::Head { since: None, served },
         }
     }
 
@@ -136,8 +136,10 @@ impl<T> DeadlineIo<T> {
             self.reading = Waiting::Idle;
             return None;
         }
-        match self.reading {
-            Waiting::Head { since, served } if served == self.progress.served() => Some(since + self.timeouts.head),
+        match &mut self.reading {
+            Waiting::Head { since, served } if *served == self.progress.served() => {
+                Some(*since.get_or_insert_with(Instant::now) + self.timeouts.head)
+            }
             _ => {
                 self.reading = Waiting::Idle;
                 Some(self.end_of_idling())
@@ -154,11 +156,15 @@ impl<T> DeadlineIo<T> {
     /// Ready when the awaited byte is overdue.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = self.read_deadline() else {
-            // Rings early enough for whatever deadline begins when this exchange ends.
-            let _ = self.timer.poll_at(Instant::now() + self.shortest_idling(), cx);
+            // Rings early enough for whatever deadline begins when this exchange ends. Counted from the last one's end, since
+            // that was noted, and reading the time takes longer than all of this.
+            let shortest = self.shortest_idling();
+            if self.timer.poll_at(self.progress.idle_since() + shortest, cx).is_ready() {
+                let _ = self.timer.poll_at(Instant::now() + shortest, cx);
+            }
             return Poll::Pending;
         };
-        if let Waiting::Head { since, .. } = self.reading {
+        if let Waiting::Head { since: Some(since), .. } = self.reading {
             // The same: this head may become a request, and idle again, before the head would be overdue.
             ready!(self.timer.poll_at(deadline.min(since + self.shortest_idling()), cx));
         }

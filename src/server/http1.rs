@@ -85,23 +85,27 @@ impl Connections {
         None
     }
 
-    async fn exchange(
+    // No `async fn`: see [`crate::exchange::Exchanges::serve`].
+    fn exchange(
         &self,
         request: Request<Incoming>,
         peer: Peer,
         entrance: Entrance,
         exchange: Exchange,
         (progress, switched): (&Progress, &Mutex<Option<Tunnel>>),
-    ) -> Result<Response<SentBody>, Infallible> {
-        let thinking = exchange.think();
-        let mut response = self.answer(request, peer, entrance, progress.unread().clone()).await;
-        if let Some(tunnel) = response.body_mut().take_tunnel() {
-            progress.switch();
-            *switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
-        } else if progress.unread().is_left() || self.drain.is_announced() {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    ) -> impl Future<Output = Result<Response<SentBody>, Infallible>> {
+        let answer = self.answer(request, peer, entrance, progress.unread().clone());
+        async move {
+            let thinking = exchange.think();
+            let mut response = answer.await;
+            if let Some(tunnel) = response.body_mut().take_tunnel() {
+                progress.switch();
+                *switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
+            } else if progress.unread().is_left() || self.drain.is_announced() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            drop(thinking);
+            Ok(response.map(|body| SentBody::new(body, exchange)))
         }
-        drop(thinking);
-        Ok(response.map(|body| SentBody::new(body, exchange)))
     }
 }

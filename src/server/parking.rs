@@ -102,12 +102,10 @@ impl<T> Parkable<T> {
             return self.timer.poll_at(since + PARK_AFTER, cx);
         }
         // hyper does not ask again when an exchange ends: it is looked at, less and less often where one takes long.
-        let now = Instant::now();
-        if self.look_at.is_none_or(|at| at <= now) {
-            self.look_at = Some(now + self.rest);
+        while self.look_at.is_none_or(|at| self.timer.poll_at(at, cx).is_ready()) {
+            self.look_at = Some(Instant::now() + self.rest);
             self.rest = (self.rest * 2).min(LONGEST_REST);
         }
-        let _ = self.timer.poll_at(self.look_at.unwrap_or(now), cx);
         Poll::Pending
     }
 }

@@ -14,10 +14,13 @@ use std::sync::Arc;
 
 pub use config::{Allow, Config, Expired};
 pub use layout::{Facts, Validity, mint};
+use memchr::memchr;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 pub use repair::{Repair, Repairs};
 pub use report::Report;
 use sha2::{Digest, Sha256};
+
+use crate::query::{parameters, value};
 
 /// Bytes of a ticket after decoding; WeChat's have 96.
 pub const MAX_BYTES: usize = 512;
@@ -54,7 +57,7 @@ impl Ticket {
     /// Finds the ticket in the raw query of a request target. Every parameter but `ticket` is dropped (S6); of several,
     /// all must mean the same. At most eight that are spelled differently are read.
     pub fn from_query(query: Option<&str>) -> Result<Self, BadTicket> {
-        let mut values = query.unwrap_or_default().split('&').filter_map(ticket_value);
+        let mut values = parameters(query.unwrap_or_default()).filter_map(|parameter| value(parameter, "ticket"));
         let text = values.next().ok_or(BadTicket::Missing)?;
         let first = Self::from_text(text)?;
         for (read, other) in (1..).zip(values.filter(|other| *other != text)) {
@@ -131,20 +134,11 @@ impl Ticket {
 
 /// Most of a ticket needs no decoding: its letters are looked at once, and copied together.
 fn decoded(text: &str) -> Cow<'_, [u8]> {
-    let Some(first) = text.find('%') else { return Cow::Borrowed(text.as_bytes()) };
+    let Some(first) = memchr(b'%', text.as_bytes()) else { return Cow::Borrowed(text.as_bytes()) };
     let mut whole = Vec::with_capacity(text.len());
     whole.extend_from_slice(&text.as_bytes()[..first]);
     whole.extend(percent_decode_str(&text[first..]));
     Cow::Owned(whole)
-}
-
-/// Names are compared as they stand: no ticket needs an escape in its parameter's name.
-fn ticket_value(parameter: &str) -> Option<&str> {
-    match parameter.split_once('=') {
-        Some(("ticket", value)) => Some(value),
-        None if parameter == "ticket" => Some(""),
-        _ => None,
-    }
 }
 
 impl PartialEq for Ticket {

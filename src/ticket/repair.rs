@@ -85,7 +85,9 @@ pub(super) fn canonical(decoded: &str) -> Option<(Cow<'_, str>, Repairs)> {
 /// Nothing here needs mending, so nothing needs proof. This is the hot path.
 fn is_clean(text: &str) -> bool {
     let letters = text.trim_end_matches('=');
-    text.len() - letters.len() <= 2 && text.len().is_multiple_of(4) && letters.bytes().all(is_letter)
+    // Every letter is looked at, which the compiler does to sixteen at once.
+    let all_letters = letters.bytes().fold(true, |all, byte| all & is_letter(byte));
+    text.len() - letters.len() <= 2 && text.len().is_multiple_of(4) && all_letters
 }
 
 const fn is_letter(byte: u8) -> bool {
