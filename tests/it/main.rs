@@ -17,6 +17,8 @@ mod fills;
 mod forward;
 mod framing;
 mod health;
+mod hostile_http1;
+mod hostile_http2;
 mod inspect_fetch;
 mod limits;
 mod log;
