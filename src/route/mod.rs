@@ -160,8 +160,11 @@ pub fn check_framing(headers: &HeaderMap) -> Result<(), BadRequest> {
     if is_coded(headers) { Err(BadRequest::Coded) } else { Ok(()) }
 }
 
+/// A host with an optional port, which http's own parser does not look at.
 fn is_authority(host: &str) -> bool {
-    !host.contains('@') && host.parse::<Authority>().is_ok()
+    let port = host.rsplit_once(':').map_or("", |(_, port)| port);
+    let is_port = port.bytes().all(|byte| byte.is_ascii_digit()) && (port.is_empty() || port.parse::<u16>().is_ok());
+    !host.contains('@') && host.parse::<Authority>().is_ok() && (is_port || port.ends_with(']'))
 }
 
 impl BadRequest {
@@ -253,11 +256,13 @@ mod tests {
     fn a_request_names_one_host() {
         let http11 = Version::HTTP_11;
         assert_eq!(host(http11, "/", &["example.com:8080"]), Ok(()));
-        assert_eq!(host(http11, "/", &["[::1]:80"]), Ok(()));
+        for good in ["[::1]:80", "[::1]", "a:", "a:65535"] {
+            assert_eq!(host(http11, "/", &[good]), Ok(()), "{good}");
+        }
         assert_eq!(host(http11, "/", &[]), Err(BadRequest::NoHost));
         assert_eq!(host(Version::HTTP_10, "/", &[]), Ok(()));
         assert_eq!(host(http11, "/", &["a", "b"]), Err(BadRequest::SeveralHosts));
-        for bad in ["", "a b", "a/b", "user@a", "a:b:c", "a\u{e9}"] {
+        for bad in ["", "a b", "a/b", "user@a", "a:b:c", "a\u{e9}", "a:b", "a:+80", "a:65536", "[::1]:b"] {
             assert_eq!(host(http11, "/", &[bad]), Err(BadRequest::MalformedHost), "{bad}");
         }
         assert_eq!(host(http11, "http://a/", &["b"]), Err(BadRequest::DifferentHost));
