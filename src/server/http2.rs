@@ -176,13 +176,15 @@ impl Conversation {
     /// nothing ever was.
     async fn idles(&self, beginning: Instant, limit: Duration, at_first: Duration) {
         loop {
-            let limit = if self.progress.served() > 0 { limit } else { at_first };
+            let asked = self.progress.served() > 0;
             let idle_since = self.progress.idle_since().max(beginning);
             let since = if self.progress.in_exchange() { Instant::now() } else { idle_since };
-            if Instant::now() >= since + limit {
+            let end = since + if asked { limit } else { at_first };
+            if Instant::now() >= end {
                 return;
             }
-            sleep_until(since + limit).await;
+            // Until then it may have asked, and idle again for as long as it may.
+            sleep_until(if asked { end } else { end.min(Instant::now() + limit) }).await;
         }
     }
 
