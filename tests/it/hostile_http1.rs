@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::support::origin::{Answer, Origin, read_head};
 use crate::support::proxy::Proxy;
-use crate::support::{PATIENCE, eventually};
+use crate::support::{PATIENCE, eventually, tickets};
 
 /// What would be a request of its own, wherever a message is taken to end.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n";
@@ -454,4 +454,30 @@ async fn what_has_one_reading_is_one_request_to_the_app_and_one_answer() {
         let good = is_one_exchange(&answers, &seen, body.as_bytes());
         assert!(good, "{case:?} was answered {answers:?}; the app saw {seen:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neither_host_nor_target_nor_any_field_chooses_where_we_connect() {
+    let elsewhere = Origin::answering(Answer::of(200, "", b"elsewhere")).await;
+    let (origin, app) =
+        (Origin::answering(Answer::image()).await, Origin::answering(Answer::of(200, "", b"app")).await);
+    let proxy = Proxy::with(&origin, |config| config.forward.app = Some(app.url().parse().unwrap()));
+    let there = elsewhere.address;
+    let image = tickets::target(&tickets::permanent(1));
+    for path in ["/x", &image] {
+        let cases = [
+            format!("GET {path} HTTP/1.1\r\nHost: {there}\r\n"),
+            format!("GET http://{there}{path} HTTP/1.1\r\nHost: {there}\r\n"),
+            format!("GET http://{there}{path} HTTP/1.0\r\n"),
+            format!("GET {path} HTTP/1.1\r\nHost: a\r\nForwarded: host={there}\r\nX-Forwarded-Host: {there}\r\n"),
+            format!("GET {path} HTTP/1.1\r\nHost: a\r\nX-Original-URL: http://{there}/\r\nX-Host: {there}\r\n"),
+            format!("GET {path}&x=http://{there}/ HTTP/1.1\r\nHost: a\r\nReferer: http://{there}/\r\n"),
+        ];
+        for case in cases {
+            let mut client = proxy.connect().await;
+            client.send(format!("{case}Connection: close\r\n\r\n")).await;
+            assert_eq!(client.response().await.expect("an answer").status, 200, "{case}");
+        }
+    }
+    assert_eq!((elsewhere.connections(), origin.count(), app.count()), (0, 1, 6));
 }
