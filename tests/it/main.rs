@@ -35,6 +35,7 @@ mod parking;
 mod parts;
 mod proxy_protocol;
 mod relay;
+mod reliability;
 mod reload;
 mod server;
 mod stale;
