@@ -161,17 +161,24 @@ pub fn check_framing(headers: &HeaderMap) -> Result<(), BadRequest> {
 }
 
 fn is_authority(host: &str) -> bool {
-    is_plain(host) || !host.contains('@') && host.parse::<Authority>().is_ok()
+    is_plain(host) || !host.contains('@') && is_parsed(host)
 }
 
 /// What nearly everybody sends: a name or an IPv4 address, perhaps with a port. Parsing would copy it.
 fn is_plain(host: &str) -> bool {
     let (name, port) = host.split_once(':').unwrap_or((host, "80"));
     let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
-    !name.is_empty()
-        && name.bytes().all(is_letter)
-        && !port.is_empty()
-        && port.bytes().all(|byte| byte.is_ascii_digit())
+    !name.is_empty() && name.bytes().all(is_letter) && !port.is_empty() && is_port(port)
+}
+
+/// A host with an optional port, which http's own parser does not look at.
+fn is_parsed(host: &str) -> bool {
+    let port = host.rsplit_once(':').map_or("", |(_, port)| port);
+    host.parse::<Authority>().is_ok() && (is_port(port) || port.ends_with(']'))
+}
+
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && (text.is_empty() || text.parse::<u16>().is_ok())
 }
 
 impl BadRequest {
@@ -258,7 +265,7 @@ mod tests {
         #[test]
         fn what_is_plain_is_an_authority(host in "[a-zA-Z0-9.-]{1,20}(:[0-9]{1,6})?", other in "[a-z0-9:@/ %.-]{0,8}") {
             for host in [host.as_str(), &other] {
-                prop_assert!(!is_plain(host) || host.parse::<Authority>().is_ok(), "{host}");
+                prop_assert!(!is_plain(host) || is_parsed(host), "{host}");
             }
         }
     }
@@ -273,11 +280,13 @@ mod tests {
     fn a_request_names_one_host() {
         let http11 = Version::HTTP_11;
         assert_eq!(host(http11, "/", &["example.com:8080"]), Ok(()));
-        assert_eq!(host(http11, "/", &["[::1]:80"]), Ok(()));
+        for good in ["[::1]:80", "[::1]", "a:", "a:65535"] {
+            assert_eq!(host(http11, "/", &[good]), Ok(()), "{good}");
+        }
         assert_eq!(host(http11, "/", &[]), Err(BadRequest::NoHost));
         assert_eq!(host(Version::HTTP_10, "/", &[]), Ok(()));
         assert_eq!(host(http11, "/", &["a", "b"]), Err(BadRequest::SeveralHosts));
-        for bad in ["", "a b", "a/b", "user@a", "a:b:c", "a\u{e9}"] {
+        for bad in ["", "a b", "a/b", "user@a", "a:b:c", "a\u{e9}", "a:b", "a:+80", "a:65536", "[::1]:b"] {
             assert_eq!(host(http11, "/", &[bad]), Err(BadRequest::MalformedHost), "{bad}");
         }
         assert_eq!(host(http11, "http://a/", &["b"]), Err(BadRequest::DifferentHost));

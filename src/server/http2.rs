@@ -8,6 +8,7 @@
 //! | another request | `timeouts.keep_alive`, from the end of the last answer | GOAWAY, closed |
 //! | the next piece of a request's body | `timeouts.body` ([`crate::body::timed`]) | 408, or the stream ends |
 //! | a window for the next piece of an answer | `timeouts.write` | that stream is reset |
+//! | windows for what is left of answers ([`Unsent`]) | twice `timeouts.write` | GOAWAY, closed |
 //! | the peer to read at all | `timeouts.write` ([`super::write_deadline`]) | closed |
 //! | an answer to a ping | 20 s | closed |
 //!
@@ -18,11 +19,11 @@
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
@@ -88,6 +89,7 @@ struct Conversation {
     peer: Peer,
     progress: Arc<Progress>,
     given_up: AtomicU32,
+    unsent: Arc<Unsent>,
     /// There was a request.
     asked: Notify,
     /// An answer said that the connection closes.
@@ -120,8 +122,10 @@ impl Connections {
                     biased;
                     ended = connection => ended,
                     () = conversation.is_quiet() => Ok(()),
-                    // Somebody who gives up requests is not one who heeds GOAWAY.
+                    // Somebody who gives up requests is not one who heeds GOAWAY,
                     () = conversation.too_much.notified() => Ok(()),
+                    // nor is somebody who reads no answers.
+                    () = conversation.is_not_read() => Ok(()),
                 }
             }
         };
@@ -134,7 +138,8 @@ impl Connections {
 impl Conversation {
     fn new(connections: Arc<Connections>, peer: Peer, progress: Arc<Progress>) -> Self {
         let (asked, closes, too_much) = (Notify::new(), Notify::new(), Notify::new());
-        Self { connections, peer, progress, given_up: AtomicU32::new(0), asked, closes, too_much }
+        let (given_up, unsent) = (AtomicU32::new(0), Arc::default());
+        Self { connections, peer, progress, given_up, unsent, asked, closes, too_much }
     }
 
     /// Ends when the client should be told to go.
@@ -144,6 +149,7 @@ impl Conversation {
             () = self.has_asked_in(drain) => {}
             () = self.closes.notified() => {}
             () = self.too_much.notified() => {}
+            () = self.is_not_read() => {}
             () = self.idles(self.progress.idle_since(), timeouts.keep_alive, timeouts.head) => {}
         }
     }
@@ -171,10 +177,26 @@ impl Conversation {
     /// nothing ever was.
     async fn idles(&self, beginning: Instant, limit: Duration, at_first: Duration) {
         loop {
-            let limit = if self.progress.served() > 0 { limit } else { at_first };
+            let asked = self.progress.served() > 0;
             let idle_since = self.progress.idle_since().max(beginning);
             let since = if self.progress.in_exchange() { Instant::now() } else { idle_since };
-            if Instant::now() >= since + limit {
+            let end = since + if asked { limit } else { at_first };
+            if Instant::now() >= end {
+                return;
+            }
+            // Until then it may have asked, and idle again for as long as it may.
+            sleep_until(if asked { end } else { end.min(Instant::now() + limit) }).await;
+        }
+    }
+
+    /// Ends when there are answers to send and the client made no room for any of them for twice `timeouts.write`: a stream
+    /// that can be reset has been by then. A socket that takes nothing has a deadline of its own.
+    async fn is_not_read(&self) {
+        let limit = 2 * self.connections.timeouts.write;
+        loop {
+            let now = Instant::now();
+            let since = self.unsent.since().filter(|_| !self.progress.is_stalled()).unwrap_or(now);
+            if now >= since + limit {
                 return;
             }
             sleep_until(since + limit).await;
@@ -198,7 +220,8 @@ impl Conversation {
         }
         let pace = PACE.try_with(Arc::clone).unwrap_or_default();
         pace.client_owes();
-        response.map(|body| PacedBody { body: SentBody::new(body, exchange), pace })
+        let unsent = Arc::clone(&self.unsent);
+        response.map(|body| PacedBody { body: SentBody::new(body, exchange), pace, unsent })
     }
 }
 
@@ -296,24 +319,85 @@ impl Pace {
     }
 }
 
-/// A response body that is asked for a piece when there is a window for one.
+/// What is left of the answers of a connection. The last piece of one is handed on as soon as its window has room for a byte,
+/// and then its stream can no longer be reset from here.
+#[derive(Debug, Default)]
+struct Unsent(Mutex<Left>);
+
+#[derive(Debug, Default)]
+struct Left {
+    pieces: usize,
+    /// When one of them was last sent, in part or whole, or the only one was added.
+    moved: Option<Instant>,
+}
+
+impl Unsent {
+    /// Since when nothing of it moved; `None` when nothing is left.
+    fn since(&self) -> Option<Instant> {
+        let left = self.left();
+        left.moved.filter(|_| left.pieces > 0)
+    }
+
+    fn add(self: &Arc<Self>, bytes: Bytes) -> Piece {
+        let mut left = self.left();
+        left.pieces += 1;
+        if left.pieces == 1 {
+            left.moved = Some(Instant::now());
+        }
+        Piece { bytes, unsent: Arc::clone(self) }
+    }
+
+    fn left(&self) -> MutexGuard<'_, Left> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A piece of an answer, counted until it is sent or dropped.
+struct Piece {
+    bytes: Bytes,
+    unsent: Arc<Unsent>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+        self.unsent.left().moved = Some(Instant::now());
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.unsent.left().pieces -= 1;
+    }
+}
+
+/// A response body whose pieces are watched until they are sent.
 struct PacedBody {
     body: SentBody,
     pace: Arc<Pace>,
+    unsent: Arc<Unsent>,
 }
 
 impl http_body::Body for PacedBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         if polled.is_ready() {
             self.pace.client_owes();
         } else {
             self.pace.we_owe();
         }
-        polled
+        polled.map_ok(|frame| frame.map_data(|bytes| self.unsent.add(bytes)))
     }
 
     fn is_end_stream(&self) -> bool {

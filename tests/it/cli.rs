@@ -7,6 +7,8 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Output, Stdio};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -280,6 +282,48 @@ async fn an_access_token_reaches_nobody_but_the_api() {
         assert!(api.count() >= 6);
         assert!(api.requests().iter().all(|request| request.lines().next().unwrap().contains(&token)));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operators_token_is_told_to_nobody_whatever_is_asked_with_it() {
+    let token = canary();
+    let directory = TempDir::new().unwrap();
+    let mut command = ticketgate(&directory, &ON_FREE_PORTS);
+    command.envs([
+        ("TICKETGATE_LOG_LEVEL", "trace"),
+        ("TICKETGATE_LOG_FORMAT", "json"),
+        ("TICKETGATE_ADMIN_TOKEN", &token),
+    ]);
+    let mut server = Server::run(command, directory);
+    let listening = server.log_line_saying("listening");
+    let basic = STANDARD.encode(format!("operator:{token}"));
+    let ways = [
+        (format!("Authorization: Bearer {token}\r\n"), true),
+        (format!("Authorization: Basic {basic}\r\n"), true),
+        (format!("Authorization: Bearer {token}x\r\n"), false),
+        (format!("Authorization: Digest {token}\r\n"), false),
+        (format!("X-Token: {token}\r\n"), false),
+        (format!("Authorization: Bearer {token}\r\nOrigin: http://{token}.example\r\n"), true),
+    ];
+    let calls =
+        ["GET /", "GET /config", "GET /status", "GET /metrics", "GET /inspect?ticket=x", "POST /reload", "POST /purge"];
+    let (mut told, mut let_in) = (String::new(), 0);
+    for (way, _) in &ways {
+        for call in calls {
+            for listener in ["admin", "public"] {
+                let mut connection = Connection::open(address(&listening, listener)).await;
+                let fields = format!("Host: localhost\r\nConnection: close\r\nContent-Length: 0\r\n{way}");
+                connection.send(format!("{call} HTTP/1.1\r\n{fields}\r\n")).await;
+                let answer = connection.response().await.expect("an answer");
+                let_in += usize::from(call == "GET /config" && answer.status == 200);
+                write!(told, "{:?} {}", answer.headers, String::from_utf8_lossy(&answer.body)).unwrap();
+            }
+        }
+    }
+    assert_eq!(let_in, ways.iter().filter(|(_, good)| *good).count());
+    server.signal(Signal::TERM);
+    told.push_str(&server.log_to_the_end());
+    assert!(!told.contains(&token) && !told.contains(&basic), "{told}");
 }
 
 #[test]

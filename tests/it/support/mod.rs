@@ -5,6 +5,7 @@ pub mod app;
 pub mod browser;
 pub mod client;
 pub mod command;
+pub mod frames;
 pub mod load;
 pub mod origin;
 pub mod proxy;

@@ -1,0 +1,183 @@
+//! Clients that come in numbers, and do nothing or next to nothing: they cost what they may, for as long as they may, and
+//! nobody else anything (S2; `[timeouts]`).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::support::client::Connection;
+use crate::support::command::{ON_FREE_PORTS, Server, address, ticketgate};
+use crate::support::frames::{END_HEADERS, END_STREAM, Frames, HEADERS, INITIAL_WINDOW_SIZE, block, frame, request};
+use crate::support::origin::{Answer, Origin, jpeg};
+use crate::support::proxy::Proxy;
+use crate::support::tls::{Authority, HTTP_1};
+use crate::support::{PATIENCE, eventually, tickets};
+
+fn target() -> String {
+    tickets::target(&tickets::permanent(1))
+}
+
+/// How many files the process of `server` has open.
+fn open_files(server: &Server) -> u64 {
+    std::fs::read_dir(format!("/proc/{}/fd", server.id())).unwrap().count() as u64
+}
+
+/// Lets the process of `server` have so many files open.
+fn allow_files(server: &Server, files: u64) {
+    let pid = Pid::from_raw(i32::try_from(server.id()).unwrap());
+    prlimit(pid, Resource::Nofile, Rlimit { current: Some(files), maximum: Some(20_000) }).unwrap();
+}
+
+/// The processor's time that `server` has used, in hundredths of a second (proc(5)).
+fn processor_time(server: &Server) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.id())).unwrap();
+    let fields = stat.rsplit_once(") ").expect("a name in brackets").1.split(' ');
+    fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn out_of_files_it_takes_no_processor_time_and_is_back_when_there_are_some() {
+    let origin = Origin::answering(Answer::image()).await;
+    let directory = TempDir::new().unwrap();
+    let mut command = ticketgate(&directory, &ON_FREE_PORTS);
+    command.args(["--origin", &origin.url()]);
+    let mut server = Server::run(command, directory);
+    let public = address(&server.log_line_saying("listening"), "public");
+    assert_eq!(Connection::open(public).await.get(&target(), "Connection: close\r\n").await.status, 200);
+    allow_files(&server, open_files(&server) + 5);
+    let mut clients = join_all((0..100).map(|_| TcpStream::connect(public))).await;
+    let cannot = "cannot accept connections; trying again in 100ms (too few open files? see ulimit -n)";
+    server.log_line_saying(cannot);
+    let before = processor_time(&server);
+    sleep(Duration::from_secs(1)).await;
+    let taken = processor_time(&server) - before;
+    assert!(taken < 50, "{taken} of 100");
+    // Those who had come before are served all the while.
+    let mut early = Connection::over(clients.remove(0).unwrap());
+    assert_eq!(early.get(&target(), "").await.status, 200);
+    drop((clients, early));
+    let freed = Instant::now();
+    assert_eq!(Connection::open(public).await.get(&target(), "").await.status, 200);
+    assert!(freed.elapsed() < Duration::from_secs(2), "{:?}", freed.elapsed());
+}
+
+/// A client that says `bytes`, and then one more of `drip` now and then, until it is closed.
+async fn lingers(address: SocketAddr, bytes: Vec<u8>, drip: Option<u8>) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let _ = stream.write_all(&bytes).await;
+    let (mut read, mut write) = stream.split();
+    let mut answer = Vec::new();
+    let drips = async {
+        while let Some(byte) = drip {
+            sleep(Duration::from_millis(20)).await;
+            if write.write_all(&[byte]).await.is_err() {
+                break;
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        _ = read.read_to_end(&mut answer) => {}
+        () = drips => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_clients_of_every_kind_are_closed_at_their_deadlines_while_others_are_served() {
+    const LIMIT: Duration = Duration::from_millis(700);
+    const OF_EACH: usize = 40;
+    let (origin, app) = (Origin::answering(Answer::image()).await, Origin::answering(Answer::of(200, "", b"ok")).await);
+    app.hold();
+    let authority = Authority::new();
+    authority.install();
+    let proxy = Proxy::with(&origin, |config| {
+        authority.configure(config);
+        config.forward.app = Some(app.url().parse().unwrap());
+        let timeouts = &mut config.server.timeouts;
+        (timeouts.first_byte, timeouts.head, timeouts.body) = (LIMIT, LIMIT, LIMIT);
+        (timeouts.write, timeouts.keep_alive, timeouts.tls_handshake) = (LIMIT, LIMIT, LIMIT);
+    });
+    assert_eq!(proxy.get(&target()).await.status, 200);
+    let upload = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx".to_vec();
+    let chunks = b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5".to_vec();
+    let idle = format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", target()).into_bytes();
+    // The head of a record that is said to hold 16 KiB of a handshake.
+    let handshake = b"\x16\x03\x01\x40\x00".to_vec();
+    let kinds = [
+        (proxy.address(), Vec::new(), None),
+        (proxy.address(), b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec(), Some(b'y')),
+        (proxy.address(), b"G".to_vec(), None),
+        (proxy.address(), upload, None),
+        (proxy.address(), chunks, None),
+        (proxy.address(), idle, None),
+        (proxy.tls(), Vec::new(), None),
+        (proxy.tls(), handshake, Some(0)),
+    ];
+    let slow = kinds
+        .iter()
+        .flat_map(|(address, bytes, drip)| (0..OF_EACH).map(|_| tokio::spawn(lingers(*address, bytes.clone(), *drip))));
+    let slow: Vec<_> = slow.collect();
+    eventually("all have come", || proxy.running.metrics().open_connections() >= 100).await;
+    for _ in 0..50 {
+        let stream = authority.connect(proxy.tls(), &[HTTP_1]).await;
+        let mut good = Connection::over(stream);
+        let answer = timeout(Duration::from_secs(2), good.get(&target(), "Connection: close\r\n")).await;
+        assert_eq!(answer.expect("at once").status, 200);
+    }
+    let closed = timeout(Duration::from_secs(5), join_all(slow)).await.expect("all are closed at their deadlines");
+    assert!(closed.iter().all(Result::is_ok));
+    eventually("no place is held", || proxy.running.metrics().open_connections() == 0).await;
+    app.release();
+}
+
+/// How much memory the process has resident, in kB.
+fn resident(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_that_nobody_reads_are_held_once_however_many_ask_for_them() {
+    const CONNECTIONS: usize = 20;
+    let large: Vec<u8> = jpeg().into_iter().cycle().take(500_000).collect();
+    let origin = Origin::answering(Answer::of(200, "Cache-Control: max-age=604800\r\n", &large)).await;
+    let authority = Authority::new();
+    authority.install();
+    let directory = TempDir::new().unwrap();
+    let mut command = ticketgate(&directory, &ON_FREE_PORTS);
+    command.args(["--origin", &origin.url()]);
+    command.env("TICKETGATE_TLS_LISTEN", "127.0.0.1:0");
+    command.env("TICKETGATE_TLS_CERT", authority.file("cert.pem")).env("TICKETGATE_TLS_KEY", authority.file("key.pem"));
+    command.env("TICKETGATE_LOG_ACCESS", "false").env("TICKETGATE_LIMITS_CLIENT_REQUESTS", "off");
+    let mut server = Server::run(command, directory);
+    let tls = address(&server.log_line_saying("listening"), "tls");
+    let good = async || {
+        let mut good = Connection::over(authority.connect(tls, &[HTTP_1]).await);
+        good.get(&target(), "Connection: close\r\n").await.status
+    };
+    assert_eq!(good().await, 200);
+    let before = resident(&server);
+    let ask = block(&request("GET", &target()));
+    let burst: Vec<u8> = (0..100).flat_map(|n| frame(HEADERS, END_STREAM | END_HEADERS, 2 * n + 1, &ask)).collect();
+    let mut stalled = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut frames = Frames::open(&authority, tls, &[(INITIAL_WINDOW_SIZE, 0)]).await;
+        frames.say(&burst).await;
+        for _ in 0..100 {
+            frames.hear(|frame| (frame.kind == HEADERS).then_some(())).await;
+        }
+        stalled.push(frames);
+    }
+    // Copied they would take 1 GB.
+    let grown = resident(&server).saturating_sub(before);
+    assert!(grown < 64 * 1024, "{grown} kB");
+    assert_eq!(timeout(PATIENCE, good()).await.expect("at once"), 200);
+    assert_eq!(origin.count(), 1);
+}
