@@ -68,6 +68,8 @@ pub struct Metrics {
     connections_open: Gauge,
     /// Connections closed because their client had its share, or because with `proxy_protocol` their peer is not trusted.
     pub connections_refused: Counter,
+    /// Connections that idled, and were closed because others needed their places.
+    pub connections_given_up: Counter,
     /// Connections of trusted peers that began with no whole PROXY header.
     pub proxy_headers_refused: Counter,
     /// Failures of accept(2).
@@ -220,6 +222,7 @@ impl Metrics {
             origin_duration: Histogram::new(exponential_buckets(0.005, 2.0, 13)),
             connections_open: Gauge::default(),
             connections_refused: Counter::default(),
+            connections_given_up: Counter::default(),
             proxy_headers_refused: Counter::default(),
             accept_failures: Counter::default(),
             tls_handshakes_failed: Counter::default(),
@@ -284,6 +287,8 @@ impl Metrics {
         registry.register("connections_open", "Open client connections", self.connections_open.clone());
         let help = "Connections over the share of a client, or of peers that may not speak the PROXY protocol";
         registry.register("connections_refused", help, self.connections_refused.clone());
+        let help = "Connections that idled, closed because others needed their places";
+        registry.register("connections_given_up", help, self.connections_given_up.clone());
         let help = "Connections that began with no whole PROXY header";
         registry.register("proxy_headers_refused", help, self.proxy_headers_refused.clone());
         registry.register("accept_failures", "Failed attempts to accept a connection", self.accept_failures.clone());

@@ -49,7 +49,7 @@ pub struct Connections {
     pub(super) exchanges: Arc<Exchanges>,
     pub(super) timeouts: Timeouts,
     pub(super) drain: Drain,
-    metrics: Arc<Metrics>,
+    pub(super) metrics: Arc<Metrics>,
     introductions: Option<Arc<Introductions>>,
     tls: Option<Arc<Tls>>,
     pub(super) http1: http1::Builder,
@@ -108,11 +108,11 @@ impl Connections {
         let Some(address) = self.who_comes(&mut stream, peer, &mut place).await else { return };
         match entrance {
             Entrance::Clear | Entrance::Redirect => {
-                self.serve_clear(stream, Peer { address, scheme: Scheme::Http }, entrance).await;
+                self.serve_clear(stream, Peer { address, scheme: Scheme::Http }, entrance, &place).await;
             }
             // Boxed, so that connections in the clear do not carry the room that TLS takes.
             Entrance::Tls => {
-                Box::pin(Arc::clone(&self).serve_tls(stream, Peer { address, scheme: Scheme::Https })).await;
+                Box::pin(Arc::clone(&self).serve_tls(stream, Peer { address, scheme: Scheme::Https }, &place)).await;
             }
         }
     }
@@ -129,21 +129,21 @@ impl Connections {
         has_room.then_some(client)
     }
 
-    async fn serve_clear(&self, stream: TcpStream, peer: Peer, entrance: Entrance) {
+    async fn serve_clear(&self, stream: TcpStream, peer: Peer, entrance: Entrance, place: &Place) {
         if self.first_byte_came(&stream).await {
             let progress = Progress::start(self.exchanges.tally());
             let socket = WriteDeadline::new(stream, self.timeouts.write, Arc::clone(&progress));
-            self.speak_http1(socket, peer, progress, entrance).await;
+            self.speak_http1(socket, peer, progress, entrance, place).await;
         }
     }
 
-    async fn serve_tls(self: Arc<Self>, stream: TcpStream, peer: Peer) {
+    async fn serve_tls(self: Arc<Self>, stream: TcpStream, peer: Peer, place: &Place) {
         let progress = Progress::start(self.exchanges.tally());
         let Some(stream) = self.shake_hands(stream, peer, &progress).await else { return };
         if tls::speaks_http2(&stream) {
             self.speak_http2(stream, peer, progress).await;
         } else {
-            self.speak_http1(stream, peer, progress, Entrance::Tls).await;
+            self.speak_http1(stream, peer, progress, Entrance::Tls, place).await;
         }
     }
 

@@ -15,14 +15,21 @@ use super::connection::{Connections, SentBody};
 use super::deadline_io::{DeadlineIo, Readable};
 use super::listener::Entrance;
 use super::parking::{Lot, Parkable};
+use super::places::Place;
 use super::progress::{Exchange, Progress};
 use crate::body::tunnel::Tunnel;
 use crate::peer::Peer;
 
 impl Connections {
     /// Speaks until the connection ends, a tunnel included.
-    pub(super) async fn speak_http1<T>(&self, socket: T, peer: Peer, progress: Arc<Progress>, entrance: Entrance)
-    where
+    pub(super) async fn speak_http1<T>(
+        &self,
+        socket: T,
+        peer: Peer,
+        progress: Arc<Progress>,
+        entrance: Entrance,
+        place: &Place,
+    ) where
         T: AsyncRead + AsyncWrite + Readable + Unpin + Send + 'static,
     {
         let mut io = DeadlineIo::new(socket, self.timeouts, Arc::clone(&progress));
@@ -30,7 +37,15 @@ impl Connections {
             // Boxed, so that a parked connection does not carry the room that hyper takes.
             let Some(parked) = Box::pin(self.converse(io, peer, &progress, entrance)).await else { return };
             io = parked;
-            if !self.wakes(&mut io, &progress).await {
+            let wakes = tokio::select! {
+                biased;
+                wakes = self.wakes(&mut io, &progress) => wakes,
+                () = place.is_needed() => {
+                    self.metrics.connections_given_up.inc();
+                    false
+                }
+            };
+            if !wakes {
                 return;
             }
         }

@@ -1,11 +1,13 @@
 //! Places for connections: `limits.max_connections` in all, `limits.max_connections_per_client` for one address (trusted
-//! peers carry many clients and are exempt). A place is held by its connection and free again when that is dropped.
+//! peers carry many clients and are exempt). A place is held by its connection and free again when that is dropped. When
+//! all are taken, the connection that has idled longest gives its own up, so that the next who comes finds one.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::limit::{Client, Trust};
 
@@ -13,6 +15,9 @@ use crate::limit::{Client, Trust};
 #[derive(Debug)]
 pub struct Places {
     free: Arc<Semaphore>,
+    /// Wakes connections that idle, the one that has longest first, one for each place that is awaited.
+    crowded: Notify,
+    is_awaited: AtomicBool,
     caps: Mutex<Caps>,
     /// At most one entry for each open connection.
     taken: Mutex<HashMap<IpAddr, usize>>,
@@ -41,7 +46,13 @@ impl Places {
     pub fn new(all: usize, per_client: usize, trust: Trust) -> Arc<Self> {
         let all = all.min(Semaphore::MAX_PERMITS);
         let (free, caps) = (Arc::new(Semaphore::new(all)), Mutex::new(Caps { all, per_client, trust, owed: 0 }));
-        Arc::new(Self { free, caps, taken: Mutex::default() })
+        Arc::new(Self {
+            free,
+            crowded: Notify::new(),
+            is_awaited: AtomicBool::new(false),
+            caps,
+            taken: Mutex::default(),
+        })
     }
 
     /// Makes room for `all` connections, `per_client` of one untrusted address, from now on. Those that are open stay.
@@ -67,10 +78,18 @@ impl Places {
         self.caps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a connection may be accepted at all: past `max_connections` newcomers wait in the kernel's queue.
+    /// Waits until a connection may be accepted at all: past `max_connections` newcomers wait in the kernel's queue until
+    /// another connection ends. One that idles is asked to.
     /// Dropping the future gives nothing away.
     pub async fn permit(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.free).acquire_owned().await.expect("the semaphore is never closed")
+        if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
+            return permit;
+        }
+        self.is_awaited.store(true, Ordering::Relaxed);
+        self.crowded.notify_one();
+        let permit = Arc::clone(&self.free).acquire_owned().await.expect("the semaphore is never closed");
+        self.is_awaited.store(false, Ordering::Relaxed);
+        permit
     }
 
     /// Takes a place for `peer`, or `None` when this client has its share already.
@@ -101,6 +120,18 @@ impl Place {
         self.discount();
         self.counted = counted;
         true
+    }
+
+    /// Ends when this place is needed: all are taken, and its connection, which must idle all the while, has done so longest.
+    /// Dropping the future, when a request comes, keeps the place.
+    pub async fn is_needed(&self) {
+        loop {
+            self.places.crowded.notified().await;
+            // Somebody else's place may have become free meanwhile.
+            if self.places.is_awaited.load(Ordering::Relaxed) {
+                return;
+            }
+        }
     }
 
     fn discount(&mut self) {
