@@ -43,6 +43,8 @@ pub mod forward;
 mod forwarded;
 mod inline;
 pub mod latency;
+#[cfg(any(test, fuzzing))]
+pub mod laws;
 pub mod limit;
 pub mod log;
 pub mod metrics;

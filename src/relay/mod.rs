@@ -6,7 +6,7 @@
 
 mod api;
 pub mod config;
-mod created;
+pub(crate) mod created;
 mod failure;
 mod lent;
 mod record;

@@ -7,7 +7,7 @@
 //! here is shown that too.
 
 mod file;
-mod record;
+pub(crate) mod record;
 mod writer;
 
 use std::fmt;

@@ -42,7 +42,7 @@ impl Record {
     }
 
     /// As a line for a successor.
-    pub(super) fn line(&self) -> String {
+    pub fn line(&self) -> String {
         let [stated, wall] = [self.end.map(|end| end.stated), self.end.map(|end| end.wall)]
             .map(|wall| wall.map(|wall| wall.millis_since(EPOCH)));
         let line = Line { ticket: self.ticket.canonical().into(), stated, wall };

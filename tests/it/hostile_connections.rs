@@ -5,11 +5,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::support::client::Connection;
 use crate::support::command::{ON_FREE_PORTS, Server, address, ticketgate};
@@ -21,50 +20,6 @@ use crate::support::{PATIENCE, eventually, tickets};
 
 fn target() -> String {
     tickets::target(&tickets::permanent(1))
-}
-
-/// How many files the process of `server` has open.
-fn open_files(server: &Server) -> u64 {
-    std::fs::read_dir(format!("/proc/{}/fd", server.id())).unwrap().count() as u64
-}
-
-/// Lets the process of `server` have so many files open.
-fn allow_files(server: &Server, files: u64) {
-    let pid = Pid::from_raw(i32::try_from(server.id()).unwrap());
-    prlimit(pid, Resource::Nofile, Rlimit { current: Some(files), maximum: Some(20_000) }).unwrap();
-}
-
-/// The processor's time that `server` has used, in hundredths of a second (proc(5)).
-fn processor_time(server: &Server) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.id())).unwrap();
-    let fields = stat.rsplit_once(") ").expect("a name in brackets").1.split(' ');
-    fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn out_of_files_it_takes_no_processor_time_and_is_back_when_there_are_some() {
-    let origin = Origin::answering(Answer::image()).await;
-    let directory = TempDir::new().unwrap();
-    let mut command = ticketgate(&directory, &ON_FREE_PORTS);
-    command.args(["--origin", &origin.url()]);
-    let mut server = Server::run(command, directory);
-    let public = address(&server.log_line_saying("listening"), "public");
-    assert_eq!(Connection::open(public).await.get(&target(), "Connection: close\r\n").await.status, 200);
-    allow_files(&server, open_files(&server) + 5);
-    let mut clients = join_all((0..100).map(|_| TcpStream::connect(public))).await;
-    let cannot = "cannot accept connections; trying again in 100ms (too few open files? see ulimit -n)";
-    server.log_line_saying(cannot);
-    let before = processor_time(&server);
-    sleep(Duration::from_secs(1)).await;
-    let taken = processor_time(&server) - before;
-    assert!(taken < 50, "{taken} of 100");
-    // Those who had come before are served all the while.
-    let mut early = Connection::over(clients.remove(0).unwrap());
-    assert_eq!(early.get(&target(), "").await.status, 200);
-    drop((clients, early));
-    let freed = Instant::now();
-    assert_eq!(Connection::open(public).await.get(&target(), "").await.status, 200);
-    assert!(freed.elapsed() < Duration::from_secs(2), "{:?}", freed.elapsed());
 }
 
 /// A client that says `bytes`, and then one more of `drip` now and then, until it is closed.
