@@ -4,6 +4,7 @@
 use headers::{ETag, Header, IfNoneMatch};
 use http::{HeaderMap, HeaderValue, header};
 
+use crate::cache::entry::are_tags;
 use crate::cache::freshness::http_date;
 use crate::moment::Wall;
 
@@ -23,7 +24,11 @@ impl Stored<'_> {
     /// malformed one matches nothing.
     pub fn is_known(self, asked: &HeaderMap) -> bool {
         if asked.contains_key(header::IF_NONE_MATCH) {
-            let condition = IfNoneMatch::decode(&mut asked.get_all(header::IF_NONE_MATCH).iter());
+            let lines = asked.get_all(header::IF_NONE_MATCH);
+            if !lines.iter().all(are_tags) {
+                return false;
+            }
+            let condition = IfNoneMatch::decode(&mut lines.iter());
             return condition.is_ok_and(|condition| !condition.precondition_passes(self.etag));
         }
         let since = single(asked, header::IF_MODIFIED_SINCE).and_then(http_date);
@@ -43,6 +48,9 @@ impl Stored<'_> {
         if let Some(date) = http_date(condition) {
             // §8.8.2.2: a date is a strong validator only when it is a second older than the answer, or more.
             return self.last_modified.is_some_and(|at| at == date && self.date.millis_since(at) >= 1000);
+        }
+        if !are_tags(condition) {
+            return false;
         }
         let tag = ETag::decode(&mut std::iter::once(condition));
         let is_weak = |bytes: &[u8]| bytes.starts_with(b"W/");
