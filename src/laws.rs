@@ -137,7 +137,9 @@ pub fn config(bytes: &[u8]) {
     let words = String::from_utf8_lossy(first);
     let environment = words.split_ascii_whitespace().filter_map(|word| word.split_once('='));
     let environment = environment.map(|(name, value)| (format!("TICKETGATE_{name}"), value.to_owned())).collect();
-    match Config::load(Sources { file: Some(file), environment, ..Sources::default() }) {
+    let loaded = Config::load(Sources { file: Some(file.clone()), environment, ..Sources::default() });
+    let _ = std::fs::remove_file(file);
+    match loaded {
         Ok(loaded) => assert!(!loaded.config.shown().is_empty()),
         Err(mistakes) => assert!(!mistakes.to_string().is_empty()),
     }
