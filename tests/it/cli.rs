@@ -389,13 +389,6 @@ fn help_shows_an_example_for_each_command() {
     }
 }
 
-/// How much memory the process ever had resident, in kB.
-fn peak(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_megabytes_pass_each_way_in_bounded_memory() {
     const LENGTH: u64 = 100_000_000;
@@ -404,7 +397,7 @@ async fn a_hundred_megabytes_pass_each_way_in_bounded_memory() {
     let arguments = ["--listen=127.0.0.1:0", "--admin-listen=off", "--app", &url];
     let mut server = Server::start(&arguments);
     let public = address(&server.log_line_saying("listening"), "public");
-    let before = peak(&server);
+    let before = server.peak();
     // Echoes: each piece is under way twice.
     let behind = tokio::spawn(async move {
         let (mut stream, _) = app.accept().await.unwrap();
@@ -428,15 +421,8 @@ async fn a_hundred_megabytes_pass_each_way_in_bounded_memory() {
     assert!((LENGTH + 1..LENGTH + 2000).contains(&came), "a head and all of the body: {came}");
     sending.await.unwrap();
     behind.await.unwrap();
-    let grown = peak(&server) - before;
+    let grown = server.peak() - before;
     assert!(grown < 8 * 1024, "{grown} kB");
-}
-
-/// The processor's time that `server` has used, in hundredths of a second (proc(5)).
-fn processor_time(server: &Server) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.id())).unwrap();
-    let fields = stat.rsplit_once(") ").expect("a name in brackets").1.split(' ');
-    fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -446,9 +432,9 @@ async fn waiting_for_the_rest_of_a_proxy_header_takes_no_processor_time() {
     command.env("TICKETGATE_PROXY_PROTOCOL", "true").env("TICKETGATE_TIMEOUTS_FIRST_BYTE", "1s");
     let mut server = Server::run(command, directory);
     let mut half = Connection::open(address(&server.log_line_saying("listening"), "public")).await;
-    let before = processor_time(&server);
+    let before = server.processor_time();
     half.send("PROXY TCP4 203.0.113.7").await;
     assert!(half.is_closed().await, "after a second");
-    let taken = processor_time(&server) - before;
+    let taken = server.processor_time() - before;
     assert!(taken < 30, "{taken} of 100");
 }

@@ -40,14 +40,6 @@ fn starved(origin: &Origin) -> (Server, SocketAddr, SocketAddr) {
     (server, public, admin)
 }
 
-/// Time that the process has spent on a processor, of both kinds, in ticks of a hundredth of a second.
-fn processor_time(server: &Server) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.id())).unwrap();
-    let (_, fields) = stat.rsplit_once(") ").unwrap();
-    let fields: Vec<&str> = fields.split(' ').collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-}
-
 fn open_files(server: &Server) -> u64 {
     std::fs::read_dir(format!("/proc/{}/fd", server.id())).unwrap().count() as u64
 }
@@ -78,13 +70,13 @@ async fn a_thousand_clients_and_descriptors_for_a_hundred_make_accepting_rest_an
 
     let clients = crowd(public).await;
     eventually("all descriptors are in use", || open_files(&server) >= DESCRIPTORS).await;
-    let (began, spent) = (Instant::now(), processor_time(&server));
+    let (began, spent) = (Instant::now(), server.processor_time());
     while began.elapsed() < WATCHED {
         let answer = inside.get(&target, "").await;
         assert_eq!((answer.status, answer.body), (200, jpeg()), "whoever is in is served");
         tokio::time::sleep(REST).await;
     }
-    let (watched, spent) = (began.elapsed(), processor_time(&server) - spent);
+    let (watched, spent) = (began.elapsed(), server.processor_time() - spent);
     println!("of {watched:?} without descriptors, {spent}0 ms were spent on a processor");
 
     let released = Instant::now();

@@ -91,13 +91,6 @@ async fn slow_clients_of_every_kind_are_closed_at_their_deadlines_while_others_a
     app.release();
 }
 
-/// How much memory the process has resident, in kB.
-fn resident(server: &Server) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn images_that_nobody_reads_are_held_once_however_many_ask_for_them() {
     const CONNECTIONS: usize = 20;
@@ -118,7 +111,7 @@ async fn images_that_nobody_reads_are_held_once_however_many_ask_for_them() {
         good.get(&target(), "Connection: close\r\n").await.status
     };
     assert_eq!(good().await, 200);
-    let before = resident(&server);
+    let before = server.resident();
     let ask = block(&request("GET", &target()));
     let burst: Vec<u8> = (0..100).flat_map(|n| frame(HEADERS, END_STREAM | END_HEADERS, 2 * n + 1, &ask)).collect();
     let mut stalled = Vec::new();
@@ -131,7 +124,7 @@ async fn images_that_nobody_reads_are_held_once_however_many_ask_for_them() {
         stalled.push(frames);
     }
     // Copied they would take 1 GB.
-    let grown = resident(&server).saturating_sub(before);
+    let grown = server.resident().saturating_sub(before);
     assert!(grown < 64 * 1024, "{grown} kB");
     assert_eq!(timeout(PATIENCE, good()).await.expect("at once"), 200);
     assert_eq!(origin.count(), 1);
