@@ -9,14 +9,14 @@
 //! 5. **join** — a fill of this ticket may be under way ([`crate::fill`]);
 //! 6. **admit** — the client's budget of misses, which may make it wait; own tickets spend none;
 //! 7. **look up and join again, else start** — the wait may have brought the image;
-//! 8. **wait** for the fill, which spends the origin's budget itself;
+//! 8. **wait** for the fill, which spends the origin's budget itself, unless others need the place more;
 //! 9. **respond** — from an allow-list ([`crate::reply`], [`crate::respond`]).
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Version};
 use tokio::time::timeout;
 
 use crate::arrival::{Arrival, REQUEST_ID};
@@ -27,11 +27,12 @@ use crate::cache::status::Forward;
 use crate::cache::{Cache, Known};
 use crate::clock::Clock;
 use crate::fault::{Faults, Stage};
-use crate::fill::{Fills, Joined};
+use crate::fill::{Filled, Fills, Joined};
 use crate::forward::Forward as App;
 use crate::limit::{Admitted, Client, Limits, Trust};
 use crate::metrics::Reading;
 use crate::moment::Moment;
+use crate::origin::Failure;
 use crate::reply::{Answered, Refusal, Reply};
 use crate::respond::{Asked, Responder};
 use crate::route::{self, Route, Routes};
@@ -48,6 +49,15 @@ pub struct Proxy {
     pub shared: Arc<Shared>,
     /// The app behind us, if there is one.
     pub forward: Option<Arc<App>>,
+}
+
+/// A request for an image.
+#[derive(Clone, Copy)]
+struct Wish<'a> {
+    ticket: &'a Ticket,
+    client: Client,
+    /// Whether an answer that refuses it makes room for another connection: over HTTP/2 it does not.
+    can_make_room: bool,
 }
 
 /// What all threads share.
@@ -113,7 +123,10 @@ impl Proxy {
         self.shared.faults.strike(Stage::Ticket);
         let ticket = Ticket::from_query(request.uri().query()); // 2
         let reply = match &ticket {
-            Ok(ticket) => self.find(ticket, client, &mut now).await,
+            Ok(ticket) => {
+                let can_make_room = request.version() < Version::HTTP_2;
+                self.find(Wish { ticket, client, can_make_room }, &mut now).await
+            }
             Err(bad) => Err(Refusal::BadTicket(*bad)),
         };
         self.shared.faults.strike(Stage::Respond);
@@ -121,19 +134,19 @@ impl Proxy {
     }
 
     /// Steps 3 and 4: the order is S13's.
-    async fn find(&self, ticket: &Ticket, client: Client, now: &mut Moment) -> Result<Reply, Refusal> {
+    async fn find(&self, wish: Wish<'_>, now: &mut Moment) -> Result<Reply, Refusal> {
         let Shared { limits, cache, clock, .. } = &*self.shared;
-        self.shared.check(ticket)?;
+        self.shared.check(wish.ticket)?;
         self.shared.faults.strike(Stage::Admit);
-        let admitted = limits.request(&client, now.tick).await?; // 3
+        let admitted = limits.request(&wish.client, now.tick).await?; // 3
         if !admitted.delay.is_zero() {
             *now = clock.now();
         }
         self.shared.faults.strike(Stage::LookUp);
-        match cache.lookup(ticket, *now) {
+        match cache.lookup(wish.ticket, *now) {
             Known::Answer(found) => Ok(Reply::found(found, admitted)), // 4
             known => {
-                let reply = Box::pin(self.find_otherwise(known, ticket, client, admitted, *now)).await;
+                let reply = Box::pin(self.find_otherwise(known, wish, admitted, *now)).await;
                 *now = clock.now();
                 reply
             }
@@ -144,8 +157,7 @@ impl Proxy {
     async fn find_otherwise(
         &self,
         known: Known,
-        ticket: &Ticket,
-        client: Client,
+        wish: Wish<'_>,
         admitted: Admitted,
         now: Moment,
     ) -> Result<Reply, Refusal> {
@@ -153,13 +165,13 @@ impl Proxy {
             Known::Answer(found) => Ok(Reply::found(found, admitted)),
             Known::Stale { image, refused } => {
                 let plan = Plan::of(&image, refused, now);
-                self.beside(image, plan, ticket, client, admitted).await
+                self.beside(image, plan, wish, admitted).await
             }
-            Known::Nothing if !self.shared.fills.is_over(ticket) => {
-                self.fetch(ticket, client, admitted, Forward::UriMiss).await
+            Known::Nothing if !self.shared.fills.is_over(wish.ticket) => {
+                self.fetch(wish, admitted, Forward::UriMiss).await
             }
             Known::Nothing if self.shared.expired == Expired::Gone => Err(Refusal::Expired),
-            Known::Nothing => self.fetch(ticket, client, admitted, Forward::Bypass).await,
+            Known::Nothing => self.fetch(wish, admitted, Forward::Bypass).await,
         }
     }
 
@@ -168,15 +180,14 @@ impl Proxy {
         &self,
         image: Arc<Image>,
         plan: Plan,
-        ticket: &Ticket,
-        client: Client,
+        wish: Wish<'_>,
         admitted: Admitted,
     ) -> Result<Reply, Refusal> {
         match plan {
-            Plan::Ask => self.fetch(ticket, client, admitted, Forward::Stale).await,
-            Plan::AskBriefly => Ok(self.ask_briefly(image, ticket, admitted).await),
+            Plan::Ask => self.fetch(wish, admitted, Forward::Stale).await,
+            Plan::AskBriefly => Ok(self.ask_briefly(image, wish.ticket, admitted).await),
             Plan::ShowAndRefresh => {
-                self.shared.fills.refresh(ticket);
+                self.shared.fills.refresh(wish.ticket);
                 Ok(Reply::stale(image, "stale-while-revalidate", admitted))
             }
             Plan::Show => Ok(Reply::stale(image, "stale-if-error", admitted)),
@@ -206,11 +217,20 @@ impl Proxy {
         }
     }
 
-    /// Steps 5 to 8.
-    async fn fetch(
+    /// Steps 5 to 8, given up when the place is needed for somebody who may be answered at once. What was begun goes on.
+    async fn fetch(&self, wish: Wish<'_>, admitted: Admitted, forward: Forward) -> Result<Reply, Refusal> {
+        tokio::select! {
+            biased;
+            reply = self.wait(wish, admitted, forward) => reply,
+            () = self.shared.limits.crowd().needs_miss(), if wish.can_make_room => {
+                Ok(Reply::filled(Filled::unasked(Failure::Crowded), forward, false, admitted))
+            }
+        }
+    }
+
+    async fn wait(
         &self,
-        ticket: &Ticket,
-        client: Client,
+        Wish { ticket, client, .. }: Wish<'_>,
         admitted: Admitted,
         forward: Forward,
     ) -> Result<Reply, Refusal> {

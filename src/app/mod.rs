@@ -197,7 +197,8 @@ impl App {
         let services = self.services(&drain, &records)?;
         let (workers, threads) = Workers::start(&services).map_err(StartError::System)?;
         let trust = self.shared.trust.clone();
-        let places = Places::new(server.max_connections, server.max_connections_per_client, trust);
+        let crowd = Arc::clone(self.shared.limits.crowd());
+        let places = Places::new(server.max_connections, server.max_connections_per_client, trust, crowd);
         let Self { config, listeners, tls, renewal, admin, relay, legacy, addresses, background, shared, ground, cold } =
             self;
         let metrics = Arc::clone(&ground.metrics);

@@ -206,7 +206,8 @@ impl Filling {
 }
 
 impl Filled {
-    fn unasked(failure: Failure) -> Self {
+    /// The origin was not asked, because of `failure`.
+    pub fn unasked(failure: Failure) -> Self {
         Self { verdict: Verdict::Failed(failure, None), origin_took: None }
     }
 }

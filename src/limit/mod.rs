@@ -1,4 +1,5 @@
-//! Limits on calls: who a client is ([`client`]), and the three budgets (S28) that it and the origin have.
+//! Limits on calls: who a client is ([`client`]), the three budgets (S28) that it and the origin have, and who makes room when
+//! all connections are taken ([`crowd`]).
 //!
 //! A browser never retries an `<img>`, so a wait beats a refusal. A budget with a wait admits at once whoever can be served
 //! within it, and says how long to hold them back: places in the queue are given out in order of arrival, by one atomic
@@ -7,6 +8,7 @@
 mod budget;
 pub mod client;
 pub mod config;
+pub mod crowd;
 pub mod fields;
 mod slots;
 mod waiters;
@@ -17,6 +19,7 @@ use std::time::Duration;
 use budget::{ClientBudget, SharedBudget};
 pub use client::{Client, Trust};
 pub use config::{ClientConfig, ClientHeader, Config, Policy, TellBudget, Trusted};
+pub use crowd::Crowd;
 use waiters::Waiters;
 
 use crate::clock::Clock;
@@ -30,6 +33,7 @@ pub struct Limits {
     origin_fills: Option<Arc<SharedBudget>>,
     late_fills: Option<Arc<SharedBudget>>,
     waiters: Arc<Waiters>,
+    crowd: Arc<Crowd>,
 }
 
 /// Which budget.
@@ -74,6 +78,7 @@ impl Limits {
             origin_fills: None,
             late_fills: None,
             waiters: Arc::default(),
+            crowd: Arc::default(),
         };
         nothing.renewed(config, clock)
     }
@@ -96,6 +101,7 @@ impl Limits {
             origin_fills: shared(&self.origin_fills, config.origin_fills),
             late_fills: shared(&self.late_fills, config.origin_fills.map(Policy::tenth)),
             waiters: Arc::clone(&self.waiters),
+            crowd: Arc::clone(&self.crowd),
         }
     }
 
@@ -129,6 +135,11 @@ impl Limits {
             self.wait(admitted, budget.policy(), BudgetName::OriginFills).await?;
         }
         self.fill().await
+    }
+
+    /// Who makes room when all connections are taken.
+    pub fn crowd(&self) -> &Arc<Crowd> {
+        &self.crowd
     }
 
     /// How many wait.

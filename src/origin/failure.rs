@@ -51,6 +51,8 @@ pub enum Failure {
     Budget(Refused),
     /// Too many fills are under way.
     Busy,
+    /// All connections are taken, and whoever waits makes room.
+    Crowded,
     /// The fill panicked: a mistake of ours.
     Panicked,
 }
@@ -65,6 +67,7 @@ impl Failure {
             | Self::CircuitOpen(_)
             | Self::Budget(_)
             | Self::Busy
+            | Self::Crowded
             | Self::NoDescriptors => StatusCode::SERVICE_UNAVAILABLE,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::BAD_GATEWAY,
@@ -76,7 +79,7 @@ impl Failure {
         match self {
             Self::Limited(after) | Self::Paused(after) | Self::CircuitOpen(after) => Some(*after),
             Self::Budget(refused) => Some(refused.retry_after),
-            Self::Busy | Self::NoDescriptors => Some(Duration::from_secs(1)),
+            Self::Busy | Self::Crowded | Self::NoDescriptors => Some(Duration::from_secs(1)),
             _ => None,
         }
     }
@@ -131,6 +134,7 @@ impl Failure {
             Self::CircuitOpen(_) => "circuit-open",
             Self::Budget(_) => "origin-budget",
             Self::Busy => "busy",
+            Self::Crowded => "crowded",
             Self::Panicked => "panicked",
         }
     }
@@ -151,7 +155,7 @@ impl Failure {
             Self::Encoded => "http_response_content_coding",
             Self::TooLarge => "http_response_body_size",
             Self::Limited(_) | Self::Paused(_) | Self::CircuitOpen(_) => "destination_unavailable",
-            Self::Budget(_) | Self::Busy | Self::NoDescriptors => "connection_limit_reached",
+            Self::Budget(_) | Self::Busy | Self::Crowded | Self::NoDescriptors => "connection_limit_reached",
             Self::Panicked => "proxy_internal_error",
         }
     }
@@ -197,6 +201,9 @@ impl std::fmt::Display for Failure {
             Self::CircuitOpen(_) => "the QR code origin keeps failing; it is probed, try again after Retry-After",
             Self::Budget(_) => "the budget of calls to the QR code origin (limits.origin_fills) is spent for now",
             Self::Busy => "too many images are being fetched at once; try again after Retry-After",
+            Self::Crowded => {
+                "all connections to this proxy are taken (limits.max_connections); images that it does not have must wait: try again after Retry-After"
+            }
             Self::Panicked => "an internal error of this proxy; please report it",
         };
         f.write_str(text)

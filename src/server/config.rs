@@ -18,7 +18,7 @@ pub struct Config {
     pub drain_delay: Duration,
     /// `[timeouts]`.
     pub timeouts: Timeouts,
-    /// `limits.max_connections`: open at once; past them newcomers wait in the kernel's queue.
+    /// `limits.max_connections`: open at once; past them newcomers wait, all but one in the kernel's queue.
     pub max_connections: usize,
     /// `limits.max_connections_per_client`: of one untrusted address (IPv6: /64); past them newcomers are closed.
     pub max_connections_per_client: usize,

@@ -102,9 +102,10 @@ impl Connections {
 
     /// Serves one connection to its end, a tunnel included. Dropping the future resets it.
     pub async fn serve(self: Arc<Self>, accepted: Accepted) {
+        // Before its place, which is free again when it is no longer counted as open.
+        let (_open, _witness) = (self.metrics.connection_opened(), self.metrics.witness());
         let Accepted { stream, entrance, peer, mut place } = accepted;
         let Ok(mut stream) = TcpStream::from_std(stream) else { return };
-        let (_open, _witness) = (self.metrics.connection_opened(), self.metrics.witness());
         let Some(address) = self.who_comes(&mut stream, peer, &mut place).await else { return };
         match entrance {
             Entrance::Clear | Entrance::Redirect => {

@@ -35,7 +35,7 @@ impl Connections {
         let mut io = DeadlineIo::new(socket, self.timeouts, Arc::clone(&progress));
         loop {
             // Boxed, so that a parked connection does not carry the room that hyper takes.
-            let Some(parked) = Box::pin(self.converse(io, peer, &progress, entrance)).await else { return };
+            let Some(parked) = Box::pin(self.converse(io, peer, &progress, entrance, place)).await else { return };
             io = parked;
             let wakes = tokio::select! {
                 biased;
@@ -72,14 +72,16 @@ impl Connections {
         peer: Peer,
         progress: &Arc<Progress>,
         entrance: Entrance,
+        place: &Place,
     ) -> Option<DeadlineIo<T>>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let switched = Mutex::new(None);
         // Begun here, not when it is first polled: hyper may see the client's end in between.
-        let service =
-            service_fn(|request| self.exchange(request, peer, entrance, progress.begin(), (progress, &switched)));
+        let service = service_fn(|request| {
+            self.exchange(request, peer, entrance, progress.begin(), (progress, &switched, place))
+        });
         let lot = Lot::default();
         let io = TokioIo::new(Parkable::new(io, lot.clone()));
         let mut connection = pin!(self.http1.serve_connection(io, service).with_upgrades());
@@ -107,7 +109,7 @@ impl Connections {
         peer: Peer,
         entrance: Entrance,
         exchange: Exchange,
-        (progress, switched): (&Progress, &Mutex<Option<Tunnel>>),
+        (progress, switched, place): (&Progress, &Mutex<Option<Tunnel>>, &Place),
     ) -> impl Future<Output = Result<Response<SentBody>, Infallible>> {
         let answer = self.answer(request, peer, entrance, progress.unread().clone());
         async move {
@@ -116,7 +118,7 @@ impl Connections {
             if let Some(tunnel) = response.body_mut().take_tunnel() {
                 progress.switch();
                 *switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
-            } else if progress.unread().is_left() || self.drain.is_announced() {
+            } else if progress.unread().is_left() || self.drain.is_announced() || place.is_wanted() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             drop(thinking);

@@ -8,11 +8,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::drain::Drain;
 use super::inheritance::Legacy;
-use super::places::Places;
+use super::places::{Place, Places};
 use super::workers::{Accepted, Workers};
 use crate::metrics::Metrics;
 
@@ -70,22 +69,19 @@ pub fn prepare(socket: &TcpListener) -> io::Result<()> {
 /// Accepts until the drain has been announced for `drain_delay`, then empties the queues and closes the sockets.
 pub async fn accept(listeners: Vec<Listener>, door: Door, drain: Drain) -> io::Result<()> {
     let mut open = Queues { listeners: watched(listeners)?, turn: 0 };
-    tokio::select! {
+    let in_hand = tokio::select! {
         // Cuts even a hand-over that cannot proceed.
         () = drain.over() => return Ok(()),
-        () = door.stand_open(&mut open, delayed(&drain)) => {}
-    }
+        in_hand = door.stand_open(&mut open, delayed(&drain)) => in_hand,
+    };
     // First, since idle connections may hold the places that those in the queues wait for.
     drain.lose_listener();
     door.legacy.close();
-    if drain.is_handed_over() {
-        // The queues are a successor's.
-        return Ok(());
-    }
-    let queues = unwatched(open.listeners)?;
+    // After a hand-over the queues are a successor's.
+    let queues = if drain.is_handed_over() { Vec::new() } else { unwatched(open.listeners)? };
     tokio::select! {
         () = drain.over() => {}
-        () = door.empty(&queues) => {}
+        () = door.empty(in_hand, &queues) => {}
     }
     Ok(())
 }
@@ -96,6 +92,9 @@ async fn delayed(drain: &Drain) {
 }
 
 type Watched = Listener<tokio::net::TcpListener>;
+
+/// A connection that the kernel gave us.
+type Newcomer = (TcpStream, SocketAddr, Entrance);
 
 fn watched(listeners: Vec<Listener>) -> io::Result<Vec<Watched>> {
     let watch =
@@ -115,7 +114,7 @@ struct Queues {
 }
 
 impl Queues {
-    async fn next(&mut self) -> io::Result<(TcpStream, SocketAddr, Entrance)> {
+    async fn next(&mut self) -> io::Result<Newcomer> {
         let (accepted, entrance) = std::future::poll_fn(|cx| self.poll_next(cx)).await;
         let (stream, peer) = accepted?;
         Ok((stream.into_std()?, peer, entrance))
@@ -146,43 +145,43 @@ pub struct Door {
 }
 
 impl Door {
-    /// Accepts until `closing`; a connection once accepted is always handed over.
-    async fn stand_open(&self, queues: &mut Queues, closing: impl Future<Output = ()>) {
+    /// Accepts until `closing`; a connection once accepted is always handed over, or returned where `closing` came before its
+    /// place. It is accepted first: nobody is asked to make room for somebody who has not come.
+    async fn stand_open(&self, queues: &mut Queues, closing: impl Future<Output = ()>) -> Option<Newcomer> {
         tokio::pin!(closing);
         loop {
-            let accepted = tokio::select! {
+            let newcomer = tokio::select! {
                 biased;
-                () = &mut closing => return,
-                accepted = self.next(queues) => accepted,
+                () = &mut closing => return None,
+                newcomer = queues.next() => newcomer,
             };
-            match accepted {
-                Ok((permit, accepted)) => self.welcome(permit, accepted).await,
+            match newcomer {
+                Ok(newcomer) => tokio::select! {
+                    biased;
+                    place = self.places.take(newcomer.1.ip()) => self.welcome(place, newcomer).await,
+                    () = &mut closing => return Some(newcomer),
+                },
                 Err(error) => self.rest(&error).await,
             }
         }
     }
 
-    /// One permit for all listeners: a listener that nobody comes to must not hold a place.
-    async fn next(&self, queues: &mut Queues) -> io::Result<(OwnedSemaphorePermit, (TcpStream, SocketAddr, Entrance))> {
-        let permit = self.places.permit().await;
-        Ok((permit, queues.next().await?))
-    }
-
-    /// What the kernel has accepted for us is answered before the sockets close. The kernel is asked itself: the runtime
-    /// may not have heard yet of the last connection.
-    async fn empty(&self, queues: &[Listener]) {
+    /// What the kernel has accepted for us is answered before the sockets close, `in_hand` first. The kernel is asked itself:
+    /// the runtime may not have heard yet of the last connection.
+    async fn empty(&self, in_hand: Option<Newcomer>, queues: &[Listener]) {
+        if let Some(newcomer) = in_hand {
+            self.welcome(self.places.take(newcomer.1.ip()).await, newcomer).await;
+        }
         for Listener { socket, entrance } in queues {
             for _ in 0..BACKLOG {
-                let permit = self.places.permit().await;
                 let Ok((stream, peer)) = socket.accept() else { break };
-                self.welcome(permit, (stream, peer, *entrance)).await;
+                self.welcome(self.places.take(peer.ip()).await, (stream, peer, *entrance)).await;
             }
         }
     }
 
-    async fn welcome(&self, permit: OwnedSemaphorePermit, accepted: (TcpStream, SocketAddr, Entrance)) {
-        let (stream, peer, entrance) = accepted;
-        let Some(place) = self.places.take(permit, peer.ip()) else {
+    async fn welcome(&self, place: Option<Place>, (stream, peer, entrance): Newcomer) {
+        let Some(place) = place else {
             self.metrics.connections_refused.inc();
             return;
         };

@@ -1,23 +1,26 @@
 //! Places for connections: `limits.max_connections` in all, `limits.max_connections_per_client` for one address (trusted
 //! peers carry many clients and are exempt). A place is held by its connection and free again when that is dropped. When
-//! all are taken, the connection that has idled longest gives its own up, so that the next who comes finds one.
+//! all are taken, somebody is asked to make room ([`crate::limit::crowd`]), so that the next who comes finds one.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
-use crate::limit::{Client, Trust};
+use crate::limit::{Client, Crowd, Trust};
+
+/// How long whoever was asked to make room has for it, before another is asked: long enough for a thread that is busy.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Counts open connections.
 #[derive(Debug)]
 pub struct Places {
     free: Arc<Semaphore>,
-    /// Wakes connections that idle, the one that has longest first, one for each place that is awaited.
-    crowded: Notify,
-    is_awaited: AtomicBool,
+    crowd: Arc<Crowd>,
     caps: Mutex<Caps>,
     /// At most one entry for each open connection.
     taken: Mutex<HashMap<IpAddr, usize>>,
@@ -42,17 +45,11 @@ pub struct Place {
 }
 
 impl Places {
-    /// Makes room for `all` connections, `per_client` of one untrusted address.
-    pub fn new(all: usize, per_client: usize, trust: Trust) -> Arc<Self> {
+    /// Makes room for `all` connections, `per_client` of one untrusted address; past them, those of `crowd` are asked for theirs.
+    pub fn new(all: usize, per_client: usize, trust: Trust, crowd: Arc<Crowd>) -> Arc<Self> {
         let all = all.min(Semaphore::MAX_PERMITS);
         let (free, caps) = (Arc::new(Semaphore::new(all)), Mutex::new(Caps { all, per_client, trust, owed: 0 }));
-        Arc::new(Self {
-            free,
-            crowded: Notify::new(),
-            is_awaited: AtomicBool::new(false),
-            caps,
-            taken: Mutex::default(),
-        })
+        Arc::new(Self { free, crowd, caps, taken: Mutex::default() })
     }
 
     /// Makes room for `all` connections, `per_client` of one untrusted address, from now on. Those that are open stay.
@@ -78,24 +75,30 @@ impl Places {
         self.caps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a connection may be accepted at all: past `max_connections` newcomers wait in the kernel's queue until
-    /// another connection ends. One that idles is asked to.
+    /// Takes a place for `peer`, or `None` when this client has its share already. Past `max_connections` it waits until another
+    /// connection ends, as those behind it do in the kernel's queue; those who can make room are asked to, one after the other.
     /// Dropping the future gives nothing away.
-    pub async fn permit(&self) -> OwnedSemaphorePermit {
+    pub async fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
+        let mut place = Place { places: Arc::clone(self), counted: None, permit: None };
+        if !place.count_for(peer) {
+            return None;
+        }
+        place.permit = Some(self.permit().await);
+        Some(place)
+    }
+
+    async fn permit(&self) -> OwnedSemaphorePermit {
         if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
             return permit;
         }
-        self.is_awaited.store(true, Ordering::Relaxed);
-        self.crowded.notify_one();
-        let permit = Arc::clone(&self.free).acquire_owned().await.expect("the semaphore is never closed");
-        self.is_awaited.store(false, Ordering::Relaxed);
-        permit
-    }
-
-    /// Takes a place for `peer`, or `None` when this client has its share already.
-    pub fn take(self: &Arc<Self>, permit: OwnedSemaphorePermit, peer: IpAddr) -> Option<Place> {
-        let mut place = Place { places: Arc::clone(self), counted: None, permit: Some(permit) };
-        place.count_for(peer).then_some(place)
+        let newcomer = self.crowd.newcomer();
+        let mut permit = pin!(Arc::clone(&self.free).acquire_owned());
+        loop {
+            newcomer.asks();
+            if let Ok(permit) = timeout(ASK_AGAIN, &mut permit).await {
+                return permit.expect("the semaphore is never closed");
+            }
+        }
     }
 
     /// Counts one more of `client`, unless it has its share already.
@@ -125,13 +128,12 @@ impl Place {
     /// Ends when this place is needed: all are taken, and its connection, which must idle all the while, has done so longest.
     /// Dropping the future, when a request comes, keeps the place.
     pub async fn is_needed(&self) {
-        loop {
-            self.places.crowded.notified().await;
-            // Somebody else's place may have become free meanwhile.
-            if self.places.is_awaited.load(Ordering::Relaxed) {
-                return;
-            }
-        }
+        self.places.crowd.needs_idle().await;
+    }
+
+    /// Whether somebody waits for a place, and no connection idles: what is served now had better be the last on its own.
+    pub fn is_wanted(&self) -> bool {
+        self.places.crowd.is_crowded()
     }
 
     fn discount(&mut self) {
@@ -155,6 +157,8 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::limit::ClientConfig;
 
@@ -163,13 +167,12 @@ mod tests {
     }
 
     fn take(places: &Arc<Places>, peer: &str) -> Option<Place> {
-        let permit = Arc::clone(&places.free).try_acquire_owned().ok()?;
-        places.take(permit, peer.parse().unwrap())
+        places.take(peer.parse().unwrap()).now_or_never()?
     }
 
-    #[test]
-    fn fewer_places_hold_when_those_that_are_too_many_have_come_back() {
-        let places = Places::new(3, 9, trust());
+    #[tokio::test]
+    async fn fewer_places_hold_when_those_that_are_too_many_have_come_back() {
+        let places = Places::new(3, 9, trust(), Arc::default());
         let mut open: Vec<_> = (0..3).map(|_| take(&places, "203.0.113.7").unwrap()).collect();
         places.resize(1, 9, trust());
         assert!(take(&places, "203.0.113.7").is_none());
@@ -181,9 +184,9 @@ mod tests {
         assert!(kept.is_some() && take(&places, "203.0.113.7").is_none());
     }
 
-    #[test]
-    fn places_that_were_owed_are_not_when_there_are_more_again() {
-        let places = Places::new(3, 9, trust());
+    #[tokio::test]
+    async fn places_that_were_owed_are_not_when_there_are_more_again() {
+        let places = Places::new(3, 9, trust(), Arc::default());
         let open: Vec<_> = (0..3).map(|_| take(&places, "203.0.113.7").unwrap()).collect();
         places.resize(1, 9, trust());
         places.resize(4, 9, trust());
@@ -194,9 +197,9 @@ mod tests {
         assert_eq!(all.len(), 4);
     }
 
-    #[test]
-    fn a_place_that_is_counted_for_another_client_is_the_first_ones_no_more() {
-        let places = Places::new(9, 1, trust());
+    #[tokio::test]
+    async fn a_place_that_is_counted_for_another_client_is_the_first_ones_no_more() {
+        let places = Places::new(9, 1, trust(), Arc::default());
         let mut place = take(&places, "203.0.113.7").unwrap();
         assert!(place.count_for("203.0.113.8".parse().unwrap()));
         let first = take(&places, "203.0.113.7");
@@ -205,9 +208,9 @@ mod tests {
         assert!(places.taken.lock().unwrap().is_empty());
     }
 
-    #[test]
-    fn another_share_of_a_client_and_another_trust_hold_at_once() {
-        let places = Places::new(9, 1, trust());
+    #[tokio::test]
+    async fn another_share_of_a_client_and_another_trust_hold_at_once() {
+        let places = Places::new(9, 1, trust(), Arc::default());
         let first = take(&places, "203.0.113.7");
         assert!(first.is_some() && take(&places, "203.0.113.7").is_none());
         places.resize(9, 2, trust());

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -69,19 +69,13 @@ pub async fn serve_until(
     Room { all, per_address }: Room,
     drain: Drain,
 ) -> io::Result<usize> {
-    let places = Places::new(all, per_address, Trust::new(&ClientConfig::default()));
+    let places = Places::new(all, per_address, Trust::new(&ClientConfig::default()), Arc::default());
     let door = Door { owner, places, drain, tracker: TaskTracker::new(), cut: Arc::default() };
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    tokio::select! {
-        biased;
-        () = door.drain.listener_gone() => {}
-        // A second signal may end the drain before the listeners are gone.
-        () = door.drain.over() => {}
-        () = door.stand_open(&listener) => {}
-    }
+    let in_hand = door.stand_open(&listener).await;
     tokio::select! {
         () = door.drain.over() => {}
-        emptied = door.empty(listener.into_std()?) => emptied?,
+        emptied = door.empty(in_hand, listener.into_std()?) => emptied?,
     }
     door.tracker.close();
     door.tracker.wait().await;
@@ -98,23 +92,44 @@ struct Door<T> {
 }
 
 impl<T: Answers> Door<T> {
-    async fn stand_open(&self, listener: &tokio::net::TcpListener) {
+    /// Accepts until the listener is to go; returns who came and has no place yet.
+    async fn stand_open(&self, listener: &tokio::net::TcpListener) -> Option<(TcpStream, SocketAddr)> {
+        let mut closing = pin!(self.closing());
         loop {
-            let permit = self.places.permit().await;
-            match listener.accept().await {
-                Ok((stream, peer)) => self.welcome(stream, self.places.take(permit, peer.ip())),
-                Err(_) => sleep(REST).await,
+            let accepted = tokio::select! {
+                biased;
+                () = &mut closing => return None,
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((stream, peer)) = accepted else {
+                sleep(REST).await;
+                continue;
+            };
+            tokio::select! {
+                biased;
+                place = self.places.take(peer.ip()) => self.welcome(stream, place),
+                () = &mut closing => return Some((stream, peer)),
             }
         }
     }
 
-    /// The kernel is asked itself: the runtime may not have heard yet of the last connection.
-    async fn empty(&self, listener: TcpListener) -> io::Result<()> {
+    async fn closing(&self) {
+        tokio::select! {
+            () = self.drain.listener_gone() => {}
+            // A second signal may end the drain before the listeners are gone.
+            () = self.drain.over() => {}
+        }
+    }
+
+    /// `in_hand` first. The kernel is asked itself: the runtime may not have heard yet of the last connection.
+    async fn empty(&self, in_hand: Option<(TcpStream, SocketAddr)>, listener: TcpListener) -> io::Result<()> {
+        if let Some((stream, peer)) = in_hand {
+            self.welcome(stream, self.places.take(peer.ip()).await);
+        }
         for _ in 0..MOST_QUEUED {
-            let permit = self.places.permit().await;
             let Ok((stream, peer)) = listener.accept() else { break };
             stream.set_nonblocking(true)?;
-            self.welcome(TcpStream::from_std(stream)?, self.places.take(permit, peer.ip()));
+            self.welcome(TcpStream::from_std(stream)?, self.places.take(peer.ip()).await);
         }
         Ok(())
     }

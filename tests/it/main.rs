@@ -34,6 +34,7 @@ mod origin_stages;
 mod origin_trouble;
 #[cfg(feature = "otel")]
 mod otel;
+mod overload;
 mod own_tickets;
 #[cfg(debug_assertions)]
 mod panics;

@@ -19,7 +19,7 @@ async fn parked(proxy: &Proxy) -> u64 {
 }
 
 /// Waits until so many connections are.
-async fn are_parked(proxy: &Proxy, count: u64) {
+pub async fn are_parked(proxy: &Proxy, count: u64) {
     let deadline = Instant::now() + crate::support::PATIENCE;
     while parked(proxy).await != count {
         assert!(Instant::now() < deadline, "never parked: {count}");
@@ -125,8 +125,14 @@ async fn it_keeps_its_place_until_somebody_needs_it() {
     }
     let mut second = proxy.connect().await;
     assert_eq!(second.get(&target(), "").await.status, 200);
-    assert!(first.is_closed().await);
-    eventually("its place is free", || proxy.running.metrics().open_connections() == 1).await;
+    are_parked(&proxy, 2).await;
+    assert_eq!(first.get(&target(), "").await.status, 200, "two have room");
+    are_parked(&proxy, 2).await;
+    let mut third = proxy.connect().await;
+    assert_eq!(third.get(&target(), "").await.status, 200);
+    assert!(second.is_closed().await, "it has idled longest");
+    assert_eq!(first.get(&target(), "").await.status, 200, "one made room");
+    assert_eq!(proxy.running.metrics().open_connections(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,30 +150,4 @@ async fn a_drain_lets_it_make_one_more_request_and_closes_it_soon() {
     assert_eq!((last.status, last.header("connection")), (200, Some("close")));
     assert!(asks.is_closed().await && says_nothing.is_closed().await);
     assert!(began.elapsed() < Duration::from_secs(10), "long before the 25 s of the drain");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn when_all_places_are_taken_who_idles_longest_makes_room_and_who_is_served_stays() {
-    let origin = Origin::answering(Answer::image()).await;
-    let proxy = Proxy::with(&origin, |config| config.server.max_connections = 3);
-    let target = target();
-    let mut first = proxy.connect().await;
-    assert_eq!(first.get(&target, "").await.status, 200);
-    are_parked(&proxy, 1).await;
-    // Not before: two that are answered at once may be parked in either order.
-    let mut second = proxy.connect().await;
-    assert_eq!(second.get(&target, "").await.status, 200);
-    are_parked(&proxy, 2).await;
-    origin.hold();
-    let mut waiting = proxy.connect().await;
-    let slow = tickets::target(&tickets::permanent(2));
-    waiting.send(format!("GET {slow} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
-    origin.has_been_asked(2).await;
-    assert!(first.is_closed().await, "it idled longest");
-    let mut fourth = proxy.connect().await;
-    assert_eq!(fourth.get(&target, "").await.status, 200, "it has its place");
-    assert!(second.is_closed().await, "the next place is made before somebody needs it");
-    origin.release();
-    assert_eq!(waiting.response().await.unwrap().status, 200, "who is served is not asked");
-    assert_eq!(proxy.running.metrics().connections_given_up.get(), 2);
 }
