@@ -2,8 +2,15 @@
 //! origin, and whoever can be answered at once last. Nobody is asked while places are free.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+
+/// How long a connection that idles has to make room before another is asked: over HTTP/2 it has to hear of it, and may be gone.
+const IDLE_GOES_WITHIN: Duration = Duration::from_millis(50);
+
+/// How long a request has for it: an image is not refused because a thread is busy.
+const MISS_GOES_WITHIN: Duration = Duration::from_secs(1);
 
 /// Newcomers without a place, and those who can make room for them.
 #[derive(Debug, Default)]
@@ -50,15 +57,16 @@ impl Crowd {
 }
 
 impl Newcomer<'_> {
-    /// Asks one who can make room to do so. A request may come to an idle connection at that very moment: whoever still
-    /// has no place a little later asks again.
-    pub fn asks(&self) {
+    /// Asks one who can make room to do so, and says after how long to ask again.
+    pub fn asks(&self) -> Duration {
         let Self(Crowd { idle, misses, .. }) = self;
-        if idle.is_empty() {
-            misses.asked.notify_last();
-        } else {
+        if !idle.is_empty() {
             idle.asked.notify_one();
+        } else if !misses.is_empty() {
+            misses.asked.notify_last();
+            return MISS_GOES_WITHIN;
         }
+        IDLE_GOES_WITHIN
     }
 }
 
@@ -144,15 +152,18 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_when_the_newcomers_have_places_is_not_asked() {
+    fn who_was_asked_when_the_newcomers_had_places_is_not_asked_any_more() {
         let crowd = Crowd::default();
+        let mut asked = pin!(crowd.needs_miss());
+        assert!(!is_ready(asked.as_mut()));
         let newcomer = crowd.newcomer();
         newcomer.asks();
         drop(newcomer);
-        let mut late = pin!(crowd.needs_miss());
-        assert!(!is_ready(late.as_mut()));
+        assert!(!is_ready(asked.as_mut()));
+        crowd.newcomer().asks();
+        assert!(!is_ready(asked.as_mut()));
         let newcomer = crowd.newcomer();
         newcomer.asks();
-        assert!(is_ready(late.as_mut()));
+        assert!(is_ready(asked.as_mut()));
     }
 }

@@ -6,15 +6,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::limit::{Client, Crowd, Trust};
-
-/// How long whoever was asked to make room has for it, before another is asked: long enough for a thread that is busy.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Counts open connections.
 #[derive(Debug)]
@@ -94,8 +90,8 @@ impl Places {
         let newcomer = self.crowd.newcomer();
         let mut permit = pin!(Arc::clone(&self.free).acquire_owned());
         loop {
-            newcomer.asks();
-            if let Ok(permit) = timeout(ASK_AGAIN, &mut permit).await {
+            let patience = newcomer.asks();
+            if let Ok(permit) = timeout(patience, &mut permit).await {
                 return permit.expect("the semaphore is never closed");
             }
         }

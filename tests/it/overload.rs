@@ -1,12 +1,14 @@
 //! More clients than places: connections that idle make room first, then requests that wait for the origin; hits are answered
 //! to the last.
 
+use tokio::time::timeout;
+
 use crate::parking::are_parked;
 use crate::support::client::Connection;
-use crate::support::eventually;
 use crate::support::origin::{Answer, Origin};
 use crate::support::proxy::Proxy;
 use crate::support::tickets;
+use crate::support::{PATIENCE, eventually};
 
 fn target(number: u32) -> String {
     tickets::target(&tickets::permanent(number))
@@ -85,13 +87,16 @@ async fn where_nobody_can_make_room_the_next_answer_is_the_last_on_its_connectio
     }
     let mut next = proxy.connect().await;
     next.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", target(1))).await;
-    loop {
-        only.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", target(1))).await;
-        // Or it was found idle before that.
-        if only.response().await.is_none_or(|answer| answer.header("connection") == Some("close")) {
-            break;
+    let told_to_go = async {
+        loop {
+            only.send(format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", target(1))).await;
+            // Or it was found idle before that.
+            if only.response().await.is_none_or(|answer| answer.header("connection") == Some("close")) {
+                break;
+            }
         }
-    }
+    };
+    timeout(PATIENCE, told_to_go).await.expect("told to go");
     assert!(only.is_closed().await);
     assert_eq!(next.response().await.unwrap().status, 200);
     drop(origin);
