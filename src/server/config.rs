@@ -28,7 +28,7 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
     /// `first_byte`: from the accept to the first byte. With `proxy_protocol` from the accept to the end of the header, and
-    /// again to the first byte behind it.
+    /// again to the first byte behind it; over TLS again from the handshake to the first byte behind it.
     pub first_byte: Duration,
     /// `head`: from a request's first byte to the end of its head.
     pub head: Duration,

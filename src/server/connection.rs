@@ -2,6 +2,7 @@
 //! over TLS the handshake; nothing is ever guessed from the first bytes.
 
 use std::error::Error as _;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,14 +15,16 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 
 use super::Timeouts;
+use super::deadline_io::Readable;
 use super::drain::Drain;
 use super::http2::Streams;
 use super::introduction::Introductions;
 use super::listener::Entrance;
+use super::parking::PARK_AFTER;
 use super::places::Place;
 use super::progress::{Exchange, Progress};
 use super::tls::{self, Tls};
@@ -131,7 +134,7 @@ impl Connections {
     }
 
     async fn serve_clear(&self, stream: TcpStream, peer: Peer, entrance: Entrance, place: &Place) {
-        if self.first_byte_came(&stream).await {
+        if self.first_byte_came(&stream, place).await {
             let progress = Progress::start(self.exchanges.tally());
             let socket = WriteDeadline::new(stream, self.timeouts.write, Arc::clone(&progress));
             self.speak_http1(socket, peer, progress, entrance, place).await;
@@ -140,24 +143,48 @@ impl Connections {
 
     async fn serve_tls(self: Arc<Self>, stream: TcpStream, peer: Peer, place: &Place) {
         let progress = Progress::start(self.exchanges.tally());
-        let Some(stream) = self.shake_hands(stream, peer, &progress).await else { return };
+        let Some(stream) = self.shake_hands(stream, peer, &progress, place).await else { return };
+        if !self.first_byte_came(&stream, place).await {
+            return;
+        }
         if tls::speaks_http2(&stream) {
-            self.speak_http2(stream, peer, progress).await;
+            self.speak_http2(stream, peer, progress, place).await;
         } else {
             self.speak_http1(stream, peer, progress, Entrance::Tls, place).await;
         }
     }
 
-    /// A silent connection costs a socket and this future, no buffers. Looked at, since a socket of which a header was read
-    /// to its last byte still counts as readable.
-    async fn first_byte_came(&self, stream: &TcpStream) -> bool {
-        matches!(timeout(self.timeouts.first_byte, stream.peek(&mut [0])).await, Ok(Ok(_)))
+    /// A silent connection costs a socket and this future, no buffers. Where its place is needed it is closed sooner.
+    async fn first_byte_came(&self, socket: &impl Readable, place: &Place) -> bool {
+        let came = timeout(self.timeouts.first_byte, poll_fn(|cx| socket.poll_readable(cx)));
+        tokio::select! {
+            biased;
+            came = came => matches!(came, Ok(Ok(()))),
+            () = self.silence_makes_room(place) => false,
+        }
     }
 
-    async fn shake_hands(&self, stream: TcpStream, peer: Peer, progress: &Arc<Progress>) -> Option<TlsStream<Socket>> {
+    async fn silence_makes_room(&self, place: &Place) {
+        sleep(PARK_AFTER).await;
+        self.gives_up(place).await;
+    }
+
+    /// Ends when the connection, which must idle all the while, is to give up `place`.
+    pub(super) async fn gives_up(&self, place: &Place) {
+        place.is_needed().await;
+        self.metrics.connections_given_up.inc();
+    }
+
+    async fn shake_hands(
+        &self,
+        stream: TcpStream,
+        peer: Peer,
+        progress: &Arc<Progress>,
+        place: &Place,
+    ) -> Option<TlsStream<Socket>> {
         let tls = self.tls.as_ref()?;
         let handshake = async {
-            if !self.first_byte_came(&stream).await {
+            if !self.first_byte_came(&stream, place).await {
                 return Ok(None);
             }
             tls.accept(WriteDeadline::new(stream, self.timeouts.write, Arc::clone(progress))).await.map(Some)

@@ -16,7 +16,7 @@
 //! that closes its end right behind its request still gets what can be answered at once, and all of what is being sent, as long
 //! as something is: after 5 s of silence it counts as gone.
 //!
-//! The first byte of a connection, and its TLS handshake, are awaited before this wrapper exists (see
+//! The first byte of a connection, its TLS handshake, and the first byte behind that are awaited before this wrapper exists (see
 //! [`super::connection`]); pieces of a request body are timed where they are read (see [`crate::body::timed`]).
 
 use std::io;
@@ -77,7 +77,7 @@ enum Waiting {
 }
 
 impl<T> DeadlineIo<T> {
-    /// Wraps a socket whose first byte has just become readable, or whose TLS handshake has just ended.
+    /// Wraps a socket, or TLS over it, whose first byte has just become readable.
     pub fn new(inner: T, timeouts: Timeouts, progress: Arc<Progress>) -> Self {
         let reading = Waiting::Head { since: Some(Instant::now()), served: progress.served() };
         Self { inner, timeouts, progress, reading, timer: Timer::default(), closing: Closing::default(), held: None }
@@ -196,16 +196,18 @@ pub trait Readable {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 }
 
+/// Looked at, since a socket of which all was read may still count as readable.
 impl Readable for TcpStream {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_ready(cx)
+        self.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map_ok(drop)
     }
 }
 
-/// What comes is read off the socket whatever lies in between: of what rustls had read, it has told all.
+/// The first words may have come along with the end of the handshake: then rustls has them, and wants no more.
 impl<T: Readable> Readable for TlsStream<T> {
     fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_ref().0.poll_readable(cx)
+        let (socket, session) = self.get_ref();
+        if session.wants_read() { socket.poll_readable(cx) } else { Poll::Ready(Ok(())) }
     }
 }
 

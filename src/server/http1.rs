@@ -40,10 +40,7 @@ impl Connections {
             let wakes = tokio::select! {
                 biased;
                 wakes = self.wakes(&mut io, &progress) => wakes,
-                () = place.is_needed() => {
-                    self.metrics.connections_given_up.inc();
-                    false
-                }
+                () = self.gives_up(place) => false,
             };
             if !wakes {
                 return;

@@ -4,8 +4,9 @@
 //!
 //! | the connection waits for | deadline | then |
 //! |---|---|---|
-//! | the first request, the preface before it included | `timeouts.head`, from the handshake | closed |
+//! | the first request, the preface before it included | `timeouts.head`, from its first byte | closed |
 //! | another request | `timeouts.keep_alive`, from the end of the last answer | GOAWAY, closed |
+//! | a request, for half a second | its place is needed ([`super::places`]) | GOAWAY, closed |
 //! | the next piece of a request's body | `timeouts.body` ([`crate::body::timed`]) | 408, or the stream ends |
 //! | a window for the next piece of an answer | `timeouts.write` | that stream is reset |
 //! | windows for what is left of answers ([`Unsent`]) | twice `timeouts.write` | GOAWAY, closed |
@@ -33,13 +34,15 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Timeouts;
 use super::closing::LingeringIo;
 use super::connection::{Connections, MAX_HEAD, MAX_HEADERS, SentBody};
 use super::drain::Drain;
 use super::listener::Entrance;
+use super::parking::{LONGEST_REST, PARK_AFTER};
+use super::places::Place;
 use super::progress::{Exchange, Progress};
 use crate::body::timed::Unread;
 use crate::metrics::Metrics;
@@ -61,6 +64,9 @@ const MAX_RESET_BY_US: usize = 32;
 /// Requests given up before their answer was found; past it a client is told to connect anew, and past it again it has to.
 /// A page that is left gives up its images, but not so many again and again.
 const MAX_GIVEN_UP: u32 = 200;
+/// How long a client that idles, and is told to go because its place is needed, may take to say that it has heard of it. What
+/// it asked for before that is answered.
+const HEARS_WITHIN: Duration = Duration::from_secs(5);
 /// Silence after which a peer is asked whether it is still there,
 const PING_AFTER: Duration = Duration::from_secs(30);
 /// and how long it has to answer.
@@ -98,9 +104,19 @@ struct Conversation {
     too_much: Notify,
 }
 
+/// Why a client is told to go.
+#[derive(Debug, Clone, Copy)]
+enum Going {
+    /// It, or its connection, has had its time.
+    InDueTime,
+    /// Its place is needed, and it idled when it had made so many requests.
+    ForRoom { served: u32 },
+}
+
 impl Connections {
-    /// Serves `socket`, whose handshake chose HTTP/2, to its end. Dropping the future resets it.
-    pub(super) async fn speak_http2<T>(self: Arc<Self>, socket: T, peer: Peer, progress: Arc<Progress>)
+    /// Serves `socket`, whose handshake chose HTTP/2, to its end, or until it idles and `place` is needed. Dropping the future
+    /// resets it.
+    pub(super) async fn speak_http2<T>(self: Arc<Self>, socket: T, peer: Peer, progress: Arc<Progress>, place: &Place)
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
@@ -109,19 +125,19 @@ impl Connections {
         let service = service_fn(|request| {
             let conversation = Arc::clone(&conversation);
             let exchange = conversation.progress.begin();
-            conversation.asked.notify_one();
+            conversation.asked.notify_waiters();
             async move { Ok::<_, Infallible>(conversation.exchange(request, exchange).await) }
         });
         let mut connection = pin!(self.http2.serve_connection(TokioIo::new(LingeringIo::new(socket)), service));
         let ended = tokio::select! {
             biased;
             ended = &mut connection => ended,
-            () = conversation.nears_its_end() => {
+            going = conversation.nears_its_end(place) => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
                     biased;
                     ended = connection => ended,
-                    () = conversation.is_quiet() => Ok(()),
+                    () = conversation.is_quiet(going) => Ok(()),
                     // Somebody who gives up requests is not one who heeds GOAWAY,
                     () = conversation.too_much.notified() => Ok(()),
                     // nor is somebody who reads no answers.
@@ -143,7 +159,7 @@ impl Conversation {
     }
 
     /// Ends when the client should be told to go.
-    async fn nears_its_end(&self) {
+    async fn nears_its_end(&self, place: &Place) -> Going {
         let Connections { drain, timeouts, .. } = &*self.connections;
         tokio::select! {
             () = self.has_asked_in(drain) => {}
@@ -151,7 +167,40 @@ impl Conversation {
             () = self.too_much.notified() => {}
             () = self.is_not_read() => {}
             () = self.idles(self.progress.idle_since(), timeouts.keep_alive, timeouts.head) => {}
+            () = self.makes_room(place) => return Going::ForRoom { served: self.progress.served() },
         }
+        Going::InDueTime
+    }
+
+    /// Ends when it idles, as one that speaks HTTP/1.1 and would be parked, and `place` is needed.
+    async fn makes_room(&self, place: &Place) {
+        let mut rest = PARK_AFTER;
+        loop {
+            let asked = self.asked.notified();
+            match self.rests_since() {
+                // Nothing tells when it rests again: it is looked at, less and less often.
+                None => {
+                    sleep(rest).await;
+                    rest = (rest * 2).min(LONGEST_REST);
+                }
+                Some(since) if Instant::now() < since + PARK_AFTER => {
+                    rest = PARK_AFTER;
+                    sleep_until(since + PARK_AFTER).await;
+                }
+                Some(_) => tokio::select! {
+                    biased;
+                    () = asked => {}
+                    () = self.connections.gives_up(place) => return,
+                },
+            }
+        }
+    }
+
+    /// Since when nothing has been under way; `None` while something is, or is left to be sent.
+    fn rests_since(&self) -> Option<Instant> {
+        let Self { progress, unsent, .. } = self;
+        let is_busy = progress.in_exchange() || progress.is_stalled() || unsent.since().is_some();
+        (!is_busy).then(|| progress.idle_since())
     }
 
     /// Ends in a drain; for a connection that came in it, when it has asked: told to go at once, it would never ask.
@@ -167,8 +216,15 @@ impl Conversation {
     }
 
     /// Ends when a client that was told to go has nothing under way any more, and does not go. What is still in buffers
-    /// must be read in the time of a write; a connection that came in the drain may ask once.
-    async fn is_quiet(&self) {
+    /// must be read in the time of a write; a connection that came in the drain may ask once. One that idled has nothing there,
+    /// unless it has asked since.
+    async fn is_quiet(&self, going: Going) {
+        if let Going::ForRoom { served } = going {
+            sleep(HEARS_WITHIN).await;
+            if self.progress.served() == served {
+                return;
+            }
+        }
         let Timeouts { write, first_byte, .. } = self.connections.timeouts;
         self.idles(Instant::now(), write, first_byte).await;
     }

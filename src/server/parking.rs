@@ -19,10 +19,10 @@ use super::deadline_io::DeadlineIo;
 use super::timer::Timer;
 
 /// How long a connection idles before it is parked: a page's further images come within it.
-const PARK_AFTER: Duration = Duration::from_millis(500);
+pub(super) const PARK_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a long exchange is left alone before it is looked at again.
-const LONGEST_REST: Duration = Duration::from_secs(4);
+pub(super) const LONGEST_REST: Duration = Duration::from_secs(4);
 
 /// What ends a head (RFC 9112 §2.1).
 const END_OF_HEAD: [u8; 4] = *b"\r\n\r\n";

@@ -6,11 +6,10 @@ use ticketgate::fault::Faults;
 use tokio::time::Instant;
 
 use crate::support::client::Connection;
-use crate::support::eventually;
 use crate::support::origin::{Answer, Origin};
 use crate::support::proxy::Proxy;
-use crate::support::tickets;
 use crate::support::tls::{Authority, HTTP_1};
+use crate::support::{PATIENCE, eventually, tickets};
 
 async fn parked(proxy: &Proxy) -> u64 {
     let page = Connection::to_operator(proxy.admin()).await.get("/metrics", "").await;
@@ -20,7 +19,7 @@ async fn parked(proxy: &Proxy) -> u64 {
 
 /// Waits until so many connections are.
 pub async fn are_parked(proxy: &Proxy, count: u64) {
-    let deadline = Instant::now() + crate::support::PATIENCE;
+    let deadline = Instant::now() + PATIENCE;
     while parked(proxy).await != count {
         assert!(Instant::now() < deadline, "never parked: {count}");
         tokio::time::sleep(Duration::from_millis(10)).await;

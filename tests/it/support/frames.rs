@@ -49,6 +49,11 @@ impl Frame {
         (self.kind == GOAWAY).then(|| number(&self.payload[4..8]))
     }
 
+    /// The last stream of which something is, or will be, done, when it ends the connection.
+    pub fn last_stream(&self) -> Option<u32> {
+        (self.kind == GOAWAY).then(|| number(&self.payload[..4]))
+    }
+
     /// The status of the first answer on a connection (RFC 7541 §6.1, §6.2.1: an index, or digits compressed).
     pub fn status(&self) -> Option<u16> {
         let known = [(0x88, 200), (0x89, 204), (0x8a, 206), (0x8b, 304), (0x8c, 400), (0x8d, 404), (0x8e, 500)];
@@ -167,6 +172,12 @@ impl Frames {
                 return found;
             }
         }
+    }
+
+    /// Answers the next ping. The one behind a GOAWAY asks whether that has arrived.
+    pub async fn heeds_a_ping(&mut self) {
+        let payload = self.hear(|frame| (frame.kind == PING).then(|| frame.payload.clone())).await;
+        self.say(frame(PING, ACK, 0, &payload)).await;
     }
 
     /// Everything until the peer has said its end.
