@@ -5,6 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::Request;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
@@ -12,8 +15,10 @@ use serde_json::json;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::client::{self, Ask, End, Figures, Pace};
 use crate::compare::{Protocol, Ratios, Setting, median};
@@ -121,6 +126,8 @@ pub enum Mode {
     Idle,
     /// Memory of idle connections over TLS
     IdleTls,
+    /// Memory of idle connections over HTTP/2
+    IdleH2,
     /// Memory of cached images
     Memory,
     /// Caches of 1 thousand to 1 million small images
@@ -133,7 +140,7 @@ pub enum Mode {
 
 impl Mode {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Hit,
         Self::NotModified,
         Self::Tls,
@@ -143,6 +150,7 @@ impl Mode {
         Self::Herd,
         Self::Idle,
         Self::IdleTls,
+        Self::IdleH2,
         Self::Memory,
         Self::Entries,
         Self::Cores,
@@ -238,6 +246,7 @@ impl Bench {
             Mode::Herd => one(self.herd()),
             Mode::Idle => one(self.idle("idle", Protocol::Clear)),
             Mode::IdleTls => one(self.idle("idle-tls", Protocol::Tls)),
+            Mode::IdleH2 => one(self.idle("idle-h2", Protocol::Http2)),
             Mode::Memory => one(self.memory()),
             Mode::Entries => {
                 one(self.entries(&Setting { mode: "entries", size: SMALL, ratios: Ratios::ToFirst, ..hit }))
@@ -387,7 +396,11 @@ impl Bench {
 
     fn idle(&self, mode: &'static str, protocol: Protocol) -> Outcome<Table> {
         let count = self.scale.idle.min(self.ground.files.saturating_sub(SPARE_FILES)).min(9_500);
-        let over = if protocol == Protocol::Clear { "" } else { " over TLS 1.3" };
+        let over = match protocol {
+            Protocol::Clear => "",
+            Protocol::Tls => " over TLS 1.3",
+            Protocol::Http2 => " over HTTP/2",
+        };
         let mut table = Table::new(mode, format!("{count} idle connections{over}, after a request on each"));
         table.column("KiB each", 2);
         table.column("MiB in all", 0);
@@ -404,51 +417,59 @@ impl Bench {
 
     /// KiB by which the server has grown with `count` idle connections.
     async fn idle_at(&self, server: &Server, protocol: Protocol, count: usize) -> Outcome<u64> {
-        let tls = self.connector()?;
+        let tls = self.connector(protocol)?;
         let ask = Ask::plain(target(0));
         let mut body = Vec::new();
         client::ask(&mut client::connect(server.address).await?, &ask, &mut body).await?;
         sleep(Duration::from_secs(1)).await;
         let before = server.process.memory().now;
-        let mut open: Vec<Box<dyn Idle>> = Vec::with_capacity(count);
+        let mut open: Vec<Idle> = Vec::with_capacity(count);
         for number in 0..count {
             let wrong = |why| format!("{}, connection {number}: {why}", server.name);
-            let mut stream: Box<dyn Idle> = match protocol {
-                Protocol::Clear => Box::new(from_another_address(number, server.address)?),
-                Protocol::Tls | Protocol::Http2 => {
-                    let socket = from_another_address(number, server.tls.ok_or("it has no TLS")?)?;
-                    let name = ServerName::try_from("localhost").expect("it is a name");
-                    Box::new(timeout(PATIENCE, tls.connect(name, socket)).await??)
+            let (idle, status) = timeout(PATIENCE, async {
+                if protocol == Protocol::Clear {
+                    return Idle::http1(Box::new(from_another_address(number, server.address)?), &ask, &mut body).await;
                 }
-            };
-            let answer = timeout(PATIENCE, client::ask(&mut stream, &ask, &mut body)).await?.map_err(wrong)?;
-            if answer.status != 200 {
-                return Err(format!("{}, connection {number}: {}", server.name, answer.status).into());
+                let socket = from_another_address(number, server.tls.ok_or("it has no TLS")?)?;
+                let name = ServerName::try_from("localhost").expect("it is a name");
+                let stream = tls.connect(name, socket).await?;
+                match protocol {
+                    Protocol::Http2 => Idle::http2(stream, &ask).await,
+                    _ => Idle::http1(Box::new(stream), &ask, &mut body).await,
+                }
+            })
+            .await?
+            .map_err(wrong)?;
+            if status != 200 {
+                return Err(format!("{}, connection {number}: {status}", server.name).into());
             }
-            open.push(stream);
+            open.push(idle);
             if open.len().is_multiple_of(BATCH) {
                 sleep(Duration::from_secs(3)).await;
             }
         }
         sleep(Duration::from_secs(self.scale.rest)).await;
         let grown = server.process.memory().now.saturating_sub(before);
-        for (number, stream) in open.iter_mut().enumerate() {
+        for (number, idle) in open.iter_mut().enumerate() {
             // A server that hung up on them has nothing to be proud of.
-            if timeout(Duration::ZERO, stream.read(&mut [0])).await.is_ok() {
+            if idle.has_ended().await {
                 return Err(format!("{}: idle connection {number} was closed", server.name).into());
             }
         }
         Ok(grown)
     }
 
-    fn connector(&self) -> Outcome<TlsConnector> {
+    fn connector(&self, protocol: Protocol) -> Outcome<TlsConnector> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&self.ground.certificate.chain)?)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_root_certificates(roots)
             .with_no_client_auth();
+        if protocol == Protocol::Http2 {
+            config.alpn_protocols = vec![b"h2".to_vec()];
+        }
         Ok(Arc::new(config).into())
     }
 
@@ -512,10 +533,48 @@ impl Bench {
     }
 }
 
-/// A connection that is kept open.
-trait Idle: AsyncRead + AsyncWrite + Unpin {}
+/// What bytes come and go by.
+trait Stream: AsyncRead + AsyncWrite + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin> Idle for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Stream for T {}
+
+/// A connection that is kept open after a request.
+enum Idle {
+    Http1(Box<dyn Stream>),
+    Http2 {
+        task: JoinHandle<Result<(), h2::Error>>,
+        /// Dropped, it would end the connection.
+        _sender: SendRequest<Bytes>,
+    },
+}
+
+impl Idle {
+    /// What became of it, and the status of its answer.
+    async fn http1(mut stream: Box<dyn Stream>, ask: &Ask, body: &mut Vec<u8>) -> Outcome<(Self, u16)> {
+        let answer = client::ask(&mut stream, ask, body).await?;
+        Ok((Self::Http1(stream), answer.status))
+    }
+
+    async fn http2(stream: TlsStream<TcpStream>, ask: &Ask) -> Outcome<(Self, u16)> {
+        let (mut sender, connection) = h2::client::handshake(stream).await?;
+        let task = tokio::spawn(connection);
+        let request = Request::get(format!("https://localhost{}", ask.target)).body(())?;
+        let answer = sender.send_request(request, true)?.0.await?;
+        let (status, mut body) = (answer.status().as_u16(), answer.into_body());
+        while let Some(piece) = body.data().await {
+            // An image is smaller than the window.
+            piece?;
+        }
+        Ok((Self::Http2 { task, _sender: sender }, status))
+    }
+
+    async fn has_ended(&mut self) -> bool {
+        match self {
+            Self::Http1(stream) => timeout(Duration::ZERO, stream.read(&mut [0])).await.is_ok(),
+            Self::Http2 { task, .. } => task.is_finished(),
+        }
+    }
+}
 
 /// A connection from one of a hundred addresses of this machine, as of many clients.
 fn from_another_address(number: usize, to: SocketAddr) -> Outcome<TcpStream> {
