@@ -114,9 +114,8 @@ impl Connections {
             Entrance::Clear | Entrance::Redirect => {
                 self.serve_clear(stream, Peer { address, scheme: Scheme::Http }, entrance, &place).await;
             }
-            // Boxed, so that connections in the clear do not carry the room that TLS takes.
             Entrance::Tls => {
-                Box::pin(Arc::clone(&self).serve_tls(stream, Peer { address, scheme: Scheme::Https }, &place)).await;
+                Arc::clone(&self).serve_tls(stream, Peer { address, scheme: Scheme::Https }, &place).await;
             }
         }
     }
@@ -148,7 +147,7 @@ impl Connections {
             return;
         }
         if tls::speaks_http2(&stream) {
-            self.speak_http2(stream, peer, progress, place).await;
+            Box::pin(self.speak_http2(stream, peer, progress, place)).await;
         } else {
             self.speak_http1(stream, peer, progress, Entrance::Tls, place).await;
         }
@@ -181,13 +180,16 @@ impl Connections {
         peer: Peer,
         progress: &Arc<Progress>,
         place: &Place,
-    ) -> Option<TlsStream<Socket>> {
+    ) -> Option<Box<TlsStream<Socket>>> {
         let tls = self.tls.as_ref()?;
         let handshake = async {
             if !self.first_byte_came(&stream, place).await {
                 return Ok(None);
             }
-            tls.accept(WriteDeadline::new(stream, self.timeouts.write, Arc::clone(progress))).await.map(Some)
+            let socket = WriteDeadline::new(stream, self.timeouts.write, Arc::clone(progress));
+            // Boxed, and its session too: an idle connection carries neither the room that a handshake takes, nor that of a
+            // session once for each future that it goes through.
+            Box::pin(tls.accept(socket)).await.map(|stream| Some(Box::new(stream)))
         };
         let limit = self.timeouts.tls_handshake;
         let shaken = timeout(limit, handshake).await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));

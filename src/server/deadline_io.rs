@@ -211,6 +211,12 @@ impl<T: Readable> Readable for TlsStream<T> {
     }
 }
 
+impl<T: Readable> Readable for Box<T> {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        (**self).poll_readable(cx)
+    }
+}
+
 impl<T: AsyncRead + Unpin> AsyncRead for DeadlineIo<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let filled = buf.filled().len();
