@@ -1,6 +1,7 @@
 //! Requests of which two servers could make two (S5, S31; RFC 9112 §11.2): each is refused before anybody is asked, or has
 //! one reading, and then the app gets that one request whole, the client one answer, and nothing behind it is a request.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,8 +18,14 @@ const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n";
 /// An app that frames strictly by the one field that says how, and notes what it saw.
 struct StrictApp {
     proxy: Proxy,
-    seen: Arc<Mutex<Vec<Seen>>>,
+    /// What is noted of the case at hand.
+    notes: Arc<Mutex<Notes>>,
+    /// How many it ever had.
+    connections: Arc<AtomicUsize>,
 }
+
+/// Each case has its own, so that what is late is noted where nobody looks.
+type Notes = Arc<Mutex<Vec<Seen>>>;
 
 /// One connection to the app, from its first byte to its end.
 #[derive(Debug, Clone, Default)]
@@ -38,21 +45,24 @@ impl StrictApp {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let nobody = Origin::answering(Answer::image()).await;
         let proxy = Proxy::with(&nobody, |config| config.forward.app = Some(url.parse().unwrap()));
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let shared = Arc::clone(&seen);
+        let (notes, connections) = (Arc::<Mutex<Notes>>::default(), Arc::<AtomicUsize>::default());
+        let (current, count) = (Arc::clone(&notes), Arc::clone(&connections));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let number = shared.lock().unwrap().len();
-                shared.lock().unwrap().push(Seen::default());
-                tokio::spawn(converse(stream, Arc::clone(&shared), number));
+                count.fetch_add(1, Ordering::SeqCst);
+                let seen = Arc::clone(&current.lock().unwrap());
+                let number = seen.lock().unwrap().len();
+                seen.lock().unwrap().push(Seen::default());
+                tokio::spawn(converse(stream, seen, number));
             }
         });
-        Self { proxy, seen }
+        Self { proxy, notes, connections }
     }
 
     /// All that comes back for `bytes`, and what the app saw of them.
     async fn outcome(&self, bytes: &[u8]) -> (String, Vec<Seen>) {
-        self.seen.lock().unwrap().clear();
+        let seen = Notes::default();
+        *self.notes.lock().unwrap() = Arc::clone(&seen);
         let mut client = self.proxy.connect().await.into_stream();
         // Fails where we were refused already.
         let _ = client.write_all(bytes).await;
@@ -60,12 +70,13 @@ impl StrictApp {
         let read = timeout(PATIENCE, client.read_to_end(&mut answers)).await;
         let _ = read.unwrap_or_else(|_| panic!("open: {:?}", String::from_utf8_lossy(bytes)));
         drop(client);
-        eventually("the app has seen the end", || self.seen.lock().unwrap().iter().all(|seen| seen.ended)).await;
-        (String::from_utf8_lossy(&answers).into_owned(), self.seen.lock().unwrap().clone())
+        eventually("the app has seen the end", || seen.lock().unwrap().iter().all(|seen| seen.ended)).await;
+        let seen = seen.lock().unwrap().clone();
+        (String::from_utf8_lossy(&answers).into_owned(), seen)
     }
 }
 
-async fn converse(mut stream: TcpStream, seen: Arc<Mutex<Vec<Seen>>>, number: usize) {
+async fn converse(mut stream: TcpStream, seen: Notes, number: usize) {
     let mut here = Seen::default();
     if let Some(head) = read_head(&mut stream, &mut here.rest).await {
         here.whole = read_body(&mut stream, &head, &mut here).await.is_some();
@@ -153,6 +164,10 @@ async fn are_refused_and_reach_nobody(cases: impl IntoIterator<Item = Vec<u8>>) 
         let case = String::from_utf8_lossy(&case);
         assert!(is_one_refusal(&answers) && seen.is_empty(), "{case:?} was answered {answers:?}; the app saw {seen:?}");
     }
+    // Connections are accepted in turn: once a good request has come, so has every one before it.
+    let (answers, seen) = app.outcome(&post("Content-Length: 5\r\n", "hello")).await;
+    assert!(is_one_exchange(&answers, &seen, b"hello"), "answered {answers:?}; the app saw {seen:?}");
+    assert_eq!(app.connections.load(Ordering::SeqCst), 1, "no case reached the app, however late");
 }
 
 /// A body in chunks behind one field line, whatever bytes that has.
