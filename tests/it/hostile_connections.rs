@@ -45,7 +45,7 @@ async fn lingers(address: SocketAddr, bytes: Vec<u8>, drip: Option<u8>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_clients_of_every_kind_are_closed_at_their_deadlines_while_others_are_served() {
-    const LIMIT: Duration = Duration::from_millis(700);
+    const LIMIT: Duration = Duration::from_secs(2);
     const OF_EACH: usize = 40;
     let (origin, app) = (Origin::answering(Answer::image()).await, Origin::answering(Answer::of(200, "", b"ok")).await);
     app.hold();
@@ -85,7 +85,7 @@ async fn slow_clients_of_every_kind_are_closed_at_their_deadlines_while_others_a
         let answer = timeout(Duration::from_secs(2), good.get(&target(), "Connection: close\r\n")).await;
         assert_eq!(answer.expect("at once").status, 200);
     }
-    let closed = timeout(Duration::from_secs(5), join_all(slow)).await.expect("all are closed at their deadlines");
+    let closed = timeout(Duration::from_secs(10), join_all(slow)).await.expect("all are closed at their deadlines");
     assert!(closed.iter().all(Result::is_ok));
     eventually("no place is held", || proxy.running.metrics().open_connections() == 0).await;
     app.release();
