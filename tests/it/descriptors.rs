@@ -21,6 +21,9 @@ const CLIENTS: usize = 1000;
 /// How long accepting rests after it failed.
 const REST: Duration = Duration::from_millis(100);
 
+/// When somebody is served again, once there are descriptors: on a busy machine, and long before each client had its own rest.
+const BACK: Duration = Duration::from_secs(10);
+
 /// For how long it is looked at.
 const WATCHED: Duration = Duration::from_secs(2);
 
@@ -76,15 +79,16 @@ async fn a_thousand_clients_and_descriptors_for_a_hundred_make_accepting_rest_an
         assert_eq!((answer.status, answer.body), (200, jpeg()), "whoever is in is served");
         tokio::time::sleep(REST).await;
     }
-    let (watched, spent) = (began.elapsed(), server.processor_time() - spent);
-    println!("of {watched:?} without descriptors, {spent}0 ms were spent on a processor");
+    let (watched, spent) = (began.elapsed(), Duration::from_millis(10 * (server.processor_time() - spent)));
+    println!("of {watched:?} without descriptors, {spent:?} were spent on a processor");
+    assert!(spent < watched / 2, "{spent:?} of {watched:?}: it spins");
 
     let released = Instant::now();
     drop(clients);
     assert_eq!(Connection::open(public).await.get(&target, "").await.status, 200);
     let back = released.elapsed();
     println!("{back:?} after the release the next was served");
-    assert!(back < Duration::from_secs(2), "{back:?}");
+    assert!(back < BACK, "{back:?}");
 
     let (failures, all) = (metric(admin, "ticketgate_accept_failures_total").await, began.elapsed() + REST);
     let most = all.as_millis() / REST.as_millis() + 10;
@@ -106,8 +110,17 @@ async fn descriptors_that_we_lack_are_not_held_against_the_origin() {
         assert!(answer.text().contains("open files"), "it says what to mend: {}", answer.text());
     }
     assert_eq!(origin.connections(), 0);
+    let released = Instant::now();
     drop(clients);
-    let after = tickets::target(&tickets::permanent(31));
-    assert_eq!(Connection::open(public).await.get(&after, "Connection: close\r\n").await.status, 200, "at once");
     assert_eq!(metric(admin, "ticketgate_circuit_open").await, 0);
+    let after = tickets::target(&tickets::permanent(31));
+    loop {
+        let answer = Connection::open(public).await.get(&after, "Connection: close\r\n").await;
+        if answer.status == 200 {
+            break;
+        }
+        // Its own connection may have taken the first that was free.
+        assert!(answer.cache_status().contains("detail=no-descriptors"), "{}", answer.cache_status());
+        assert!(released.elapsed() < BACK, "at once");
+    }
 }
