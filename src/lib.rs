@@ -42,6 +42,8 @@ pub mod fill;
 pub mod forward;
 mod forwarded;
 mod inline;
+#[cfg(test)]
+mod interleavings;
 pub mod latency;
 #[cfg(any(test, fuzzing))]
 pub mod laws;
@@ -66,6 +68,7 @@ pub mod respond;
 pub mod route;
 pub mod server;
 pub mod store;
+mod sync;
 pub mod ticket;
 pub mod trace;
 pub mod via;

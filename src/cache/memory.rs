@@ -10,6 +10,7 @@ use foldhash::quality::RandomState;
 use moka::policy::EvictionPolicy;
 
 use super::Fullness;
+use crate::sync::step;
 
 /// Bytes that an entry costs beyond its payload and key, as `cargo bench --bench weight` measures it for images of WeChat's
 /// size: key and entry allocations, moka's bookkeeping and the allocator's rounding (28,026 bytes become 28,672 under
@@ -45,11 +46,13 @@ impl<V: Clone + Send + Sync + 'static> Memory<V> {
 
     /// What is stored under `key`.
     pub fn get(&self, key: &str) -> Option<V> {
+        step();
         self.0.get(key).map(|kept| kept.value)
     }
 
     /// Whether something is stored under `key`; does not count as a use.
     pub fn holds(&self, key: &str) -> bool {
+        step();
         self.0.contains_key(key)
     }
 
@@ -62,22 +65,26 @@ impl<V: Clone + Send + Sync + 'static> Memory<V> {
     /// Stores `value`, which has a payload of `bytes` and is of no use after `useful_for`. The store may let it go at any
     /// time, even at once: who needs it holds on to it.
     pub fn put(&self, key: Arc<str>, value: V, bytes: usize, useful_for: Duration) {
+        step();
         let bytes = u32::try_from(bytes + key.len() + OVERHEAD).unwrap_or(u32::MAX);
         self.0.insert(key, Kept { value, bytes, useful_for });
     }
 
     /// Removes what is stored under `key`.
     pub fn remove(&self, key: &str) {
+        step();
         self.0.invalidate(key);
     }
 
     /// Removes what is stored under `key`, and returns it.
     pub fn take(&self, key: &str) -> Option<V> {
+        step();
         self.0.remove(key).map(|kept| kept.value)
     }
 
     /// Removes everything; returns how many entries there were.
     pub fn clear(&self) -> u64 {
+        step();
         self.tend();
         let entries = self.0.entry_count();
         self.0.invalidate_all();

@@ -21,7 +21,7 @@ pub mod stale;
 pub mod status;
 pub mod targeted;
 
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError};
 
 pub use config::Config;
 use entry::{Image, Negative};
@@ -31,6 +31,7 @@ use own::Own;
 pub use own::{REMEMBERED, Rank};
 
 use crate::moment::Moment;
+use crate::sync::{RwLock, RwLockReadGuard};
 use crate::ticket::Ticket;
 
 /// Bytes for remembered refusals (S17).
@@ -351,6 +352,8 @@ mod tests {
     use super::freshness::{Exchange, Freshness};
     use super::grace::Grace;
     use super::*;
+    use crate::interleavings::explore;
+    use crate::interleavings::threads::{Act, run};
     use crate::moment::{Tick, Wall};
 
     const IMAGE: usize = 10_000;
@@ -504,35 +507,39 @@ mod tests {
 
     #[test]
     fn what_is_removed_while_its_ticket_is_learned_does_not_come_back() {
-        let passed = Passed::new(http::StatusCode::NOT_FOUND, &HeaderMap::new(), None);
-        let unknown = Negative { instead: Instead::Unknown(Arc::new(passed)), until: Tick::NEVER };
-        let remove = |cache: &Cache, how: u32| match how {
+        let unknown = || {
+            let passed = Passed::new(http::StatusCode::NOT_FOUND, &HeaderMap::new(), None);
+            Negative { instead: Instead::Unknown(Arc::new(passed)), until: Tick::NEVER }
+        };
+        let remove = move |cache: &Cache, how: u32| match how {
             0 => drop(cache.purge(&ticket(0))),
             1 => drop(cache.purge_all()),
             2 => cache.forget_image(&ticket(0)),
-            _ => cache.keep_negative(&ticket(0), unknown.clone(), at(0)),
+            _ => cache.keep_negative(&ticket(0), unknown(), at(0)),
         };
-        for round in 0..4000 {
-            let cache = cache();
-            cache.keep_image(&ticket(0), image(), at(0));
-            std::thread::scope(|scope| {
-                scope.spawn(|| cache.learn(&ticket(0), within(60), at(0)));
-                scope.spawn(|| remove(&cache, round % 4));
+        for how in 0..4 {
+            explore(&format!("removed by {how}"), 9, |choices| {
+                let cache = Arc::new(cache());
+                cache.keep_image(&ticket(0), image(), at(0));
+                let (learns, removes) = (Arc::clone(&cache), Arc::clone(&cache));
+                let learn: Act = Box::new(move || learns.learn(&ticket(0), within(60), at(0)));
+                let remove: Act = Box::new(move || remove(&removes, how));
+                run(choices, vec![("learns", learn), ("removes", remove)]);
+                assert!(cache.stored(&ticket(0), at(0)).is_none());
             });
-            assert!(cache.stored(&ticket(0), at(0)).is_none(), "round {round}");
         }
     }
 
     #[test]
     fn storing_and_learning_at_once_never_leaves_an_image_without_its_end() {
-        for number in 0..500 {
-            let cache = cache();
-            std::thread::scope(|scope| {
-                scope.spawn(|| cache.keep_image(&ticket(number), image(), at(0)));
-                scope.spawn(|| cache.learn(&ticket(number), within(60), at(0)));
-            });
-            let image = cache.stored(&ticket(number), at(0)).expect("it is stored");
+        explore("stored and learned", 9, |choices| {
+            let cache = Arc::new(cache());
+            let (keeps, learns) = (Arc::clone(&cache), Arc::clone(&cache));
+            let keep: Act = Box::new(move || drop(keeps.keep_image(&ticket(0), image(), at(0))));
+            let learn: Act = Box::new(move || learns.learn(&ticket(0), within(60), at(0)));
+            run(choices, vec![("keeps", keep), ("learns", learn)]);
+            let image = cache.stored(&ticket(0), at(0)).expect("it is stored");
             assert_eq!(image.expiry, within(60));
-        }
+        });
     }
 }

@@ -1,16 +1,19 @@
 //! One running fill per ticket (S13): a second asker joins the first one's.
 //!
-//! A fill is in the map from the moment it starts until it has stored its result; the entry leaves the map in the drop of
-//! a guard, so that a panic frees the ticket too. Whoever starts looks into the cache once more under the same lock:
-//! another fill may have ended between its miss and this lock, and that one had stored before it left.
+//! A fill is in the map from the moment it starts until it has stored its result, which it does under the lock under which it
+//! leaves; a guard's drop frees the ticket when it panics. Whoever starts looks into the cache once more under the same
+//! lock: another fill may have ended between its miss and this lock. Whoever purges marks the fill under it, too, and
+//! removes what is stored then: a fill that has not stored finds the mark, and one that has is joined by nobody any more.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use foldhash::quality::RandomState;
 use tokio::sync::watch;
+
+use crate::sync::{AtomicUsize, Mutex, MutexGuard};
 
 /// Locks, so that misses of different tickets rarely meet.
 const SHARDS: usize = 16;
@@ -22,7 +25,7 @@ type Running<T> = HashMap<Arc<str>, Flight<T>>;
 struct Flight<T> {
     result: watch::Sender<Option<T>>,
     /// What it brings is not to be stored.
-    spoiled: Arc<AtomicBool>,
+    spoiled: bool,
 }
 
 /// The fills under way, each with a result of type `T`.
@@ -58,7 +61,6 @@ pub struct Permit<T> {
     flights: Arc<Flights<T>>,
     key: Arc<str>,
     result: watch::Sender<Option<T>>,
-    spoiled: Arc<AtomicBool>,
     landed: bool,
 }
 
@@ -93,23 +95,22 @@ impl<T> Flights<T> {
         }
         // Nothing from here to the permit, which gives the place back, can panic.
         let (result, audience) = watch::channel(None);
-        let spoiled = Arc::<AtomicBool>::default();
-        shard.insert(Arc::clone(key), Flight { result: result.clone(), spoiled: Arc::clone(&spoiled) });
-        let permit = Permit { flights: Arc::clone(self), key: Arc::clone(key), result, spoiled, landed: false };
+        shard.insert(Arc::clone(key), Flight { result: result.clone(), spoiled: false });
+        let permit = Permit { flights: Arc::clone(self), key: Arc::clone(key), result, landed: false };
         Boarding::Start(permit, Seat(audience))
     }
 
     /// What a running fill of `key` brings is not to be stored.
     pub fn spoil(&self, key: &str) {
-        if let Some(flight) = self.shard(key).get(key) {
-            flight.spoil();
+        if let Some(flight) = self.shard(key).get_mut(key) {
+            flight.spoiled = true;
         }
     }
 
     /// The same of every running fill.
     pub fn spoil_all(&self) {
         for shard in &self.shards {
-            lock(shard).values().for_each(Flight::spoil);
+            lock(shard).values_mut().for_each(|flight| flight.spoiled = true);
         }
     }
 
@@ -136,32 +137,26 @@ impl<T> Flights<T> {
     }
 }
 
-impl<T> Flight<T> {
-    fn spoil(&self) {
-        self.spoiled.store(true, Ordering::Release);
-    }
-}
-
 /// A panic under the lock leaves the map whole: single inserts and removes.
 fn lock<M>(mutex: &Mutex<M>) -> MutexGuard<'_, M> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl<T> Permit<T> {
-    /// Frees the ticket, then hands `result` to everybody who waits. The caller has stored it before.
-    pub fn land(mut self, result: T) {
-        self.free();
+    /// Ends the fill by what `store` returns, which everybody who waits is handed. It is called under the lock of the ticket,
+    /// which is free again when that is let go, with whether what the fill brings is not to be stored.
+    pub fn land(mut self, store: impl FnOnce(bool) -> T) {
+        let mut shard = self.flights.shard(&self.key);
+        let is_spoiled = shard.get(&self.key).is_some_and(|flight| flight.spoiled);
+        let result = store(is_spoiled);
+        self.free(&mut shard);
+        drop(shard);
         self.landed = true;
         self.result.send_replace(Some(result));
     }
 
-    /// Whether what it brings is not to be stored.
-    pub fn is_spoiled(&self) -> bool {
-        self.spoiled.load(Ordering::Acquire)
-    }
-
-    fn free(&self) {
-        self.flights.shard(&self.key).remove(&self.key);
+    fn free(&self, shard: &mut Running<T>) {
+        shard.remove(&self.key);
         self.flights.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -170,7 +165,7 @@ impl<T> Drop for Permit<T> {
     fn drop(&mut self) {
         // After `land` another fill of this ticket may be under way already: that one must stay.
         if !self.landed {
-            self.free();
+            self.free(&mut self.flights.shard(&self.key));
         }
     }
 }
@@ -202,7 +197,7 @@ mod tests {
         let flights = Flights::new(16);
         let (permit, first) = start(&flights);
         let second = flights.join("ticket").expect("it runs");
-        permit.land(7);
+        permit.land(|_| 7);
         assert_eq!((first.result().await, second.result().await), (Some(7), Some(7)));
         assert_eq!(flights.len(), 0);
     }
@@ -215,7 +210,7 @@ mod tests {
         drop(seat);
         assert_eq!(flights.waiting(), 0);
         assert!(flights.join("ticket").is_some(), "still under way");
-        permit.land(7);
+        permit.land(|_| 7);
         assert!(flights.join("ticket").is_none());
     }
 
@@ -230,7 +225,7 @@ mod tests {
         assert!(fill.await.is_err());
         assert_eq!(seat.result().await, None);
         let (permit, _seat) = start(&flights);
-        permit.land(1);
+        permit.land(|_| 1);
     }
 
     #[test]
@@ -271,7 +266,7 @@ mod tests {
     #[test]
     fn the_bound_holds_however_many_start_and_end_at_once() {
         let flights = Flights::new(10);
-        let most_seen = AtomicUsize::new(0);
+        let most_seen = std::sync::atomic::AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let (flights, most_seen) = (&flights, &most_seen);
@@ -281,7 +276,7 @@ mod tests {
                             (0..5).filter_map(|k| try_start(flights, &format!("{thread} {n} {k}"))).collect();
                         most_seen.fetch_max(flights.len(), Ordering::SeqCst);
                         // Some land, some are dropped as by a panic.
-                        permits.drain(..permits.len() / 2).for_each(|permit| permit.land(1));
+                        permits.drain(..permits.len() / 2).for_each(|permit| permit.land(|_| 1));
                     }
                 });
             }

@@ -7,6 +7,8 @@
 //! their lives by the origin's clock, and the wish to have their images before somebody asks.
 
 mod flight;
+#[cfg(test)]
+pub mod interleavings;
 pub mod judge;
 mod own;
 mod warm;
@@ -127,15 +129,19 @@ impl Fills {
 
     /// The same though the cache may have it.
     fn join_or_start_anew(&self, ticket: &Ticket) -> Joined {
-        self.join_or_start_unless(Purpose::Asked, ticket, || None)
+        self.start(Purpose::Asked, ticket, self.flights.join_or_start(ticket.key(), || None))
     }
 
     fn join_or_start_for(&self, purpose: Purpose, ticket: &Ticket) -> Joined {
-        self.join_or_start_unless(purpose, ticket, || self.filler.cache.answer(ticket, self.filler.clock.now()))
+        self.start(purpose, ticket, self.board(ticket))
     }
 
-    fn join_or_start_unless(&self, purpose: Purpose, ticket: &Ticket, look: impl FnOnce() -> Option<Found>) -> Joined {
-        match self.flights.join_or_start(ticket.key(), look) {
+    fn board(&self, ticket: &Ticket) -> Boarding<Filled, Found> {
+        self.flights.join_or_start(ticket.key(), || self.filler.cache.answer(ticket, self.filler.clock.now()))
+    }
+
+    fn start(&self, purpose: Purpose, ticket: &Ticket, boarding: Boarding<Filled, Found>) -> Joined {
+        match boarding {
             Boarding::Found(found) => Joined::Found(found),
             Boarding::Joined(seat) => Joined::Filling(Filling::joined(seat)),
             Boarding::Start(permit, seat) => {
@@ -220,11 +226,7 @@ impl Filler {
             Purpose::Asked => self.fill(&ticket).await,
             Purpose::Prefetch => self.fill_soon(&ticket).await,
         };
-        let Filled { verdict, origin_took } = filled.unwrap_or_else(Filled::unasked);
-        let filled = Filled { verdict: self.keep_unless_spoiled(purpose, &ticket, verdict, &permit), origin_took };
-        std::mem::forget(attempt);
-        self.metrics.filled(filled.verdict.not_stored(), filled.verdict.failed());
-        permit.land(filled);
+        attempt.end(purpose, filled.unwrap_or_else(Filled::unasked), permit);
     }
 
     async fn fill(&self, ticket: &Ticket) -> Result<Filled, Failure> {
@@ -269,23 +271,6 @@ impl Filler {
             Err(failure) => Verdict::Failed(failure, None),
         };
         Ok(Filled { verdict, origin_took: Some(took) })
-    }
-
-    /// Whoever purges marks the fill first and removes what is stored then: looked at on both sides of storing, the mark is
-    /// not missed.
-    fn keep_unless_spoiled(
-        &self,
-        purpose: Purpose,
-        ticket: &Ticket,
-        verdict: Verdict,
-        permit: &Permit<Filled>,
-    ) -> Verdict {
-        let verdict = if permit.is_spoiled() { verdict } else { self.keep(purpose, ticket, verdict) };
-        if !permit.is_spoiled() {
-            return verdict;
-        }
-        self.cache.purge(ticket);
-        verdict.shown_only(judge::PURGED)
     }
 
     /// Stores before the ticket is free again, and returns what those who wait are told.
@@ -345,6 +330,21 @@ impl Filler {
 struct Attempt<'a> {
     filler: &'a Filler,
     ticket: &'a Ticket,
+}
+
+impl Attempt<'_> {
+    /// Stores what came, frees the ticket and tells those who wait.
+    fn end(self, purpose: Purpose, filled: Filled, permit: Permit<Filled>) {
+        let Filled { verdict, origin_took } = filled;
+        permit.land(|is_spoiled| {
+            let Self { filler, ticket } = self;
+            let verdict =
+                if is_spoiled { verdict.shown_only(judge::PURGED) } else { filler.keep(purpose, ticket, verdict) };
+            std::mem::forget(self);
+            filler.metrics.filled(verdict.not_stored(), verdict.failed());
+            Filled { verdict, origin_took }
+        });
+    }
 }
 
 impl Drop for Attempt<'_> {

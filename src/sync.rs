@@ -1,0 +1,15 @@
+//! The locks and flags between which another thread may come in: std's. In a build of the unit tests, each is a step at
+//! which [`crate::interleavings`] tries everybody who could go on.
+
+#[cfg(not(test))]
+pub use std::sync::atomic::{AtomicBool, AtomicUsize};
+#[cfg(not(test))]
+pub use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
+
+#[cfg(test)]
+pub use crate::interleavings::threads::{AtomicBool, AtomicUsize, Mutex, MutexGuard, RwLock, RwLockReadGuard, step};
+
+/// A point at which another thread may come in.
+#[cfg(not(test))]
+#[inline]
+pub const fn step() {}
