@@ -300,31 +300,7 @@ impl<T> RwLock<T> {
     }
 }
 
-/// A flag with a step before it is touched, and after it is set.
-#[derive(Debug, Default)]
-pub struct AtomicBool(atomic::AtomicBool);
-
-impl AtomicBool {
-    /// See std's.
-    pub const fn new(value: bool) -> Self {
-        Self(atomic::AtomicBool::new(value))
-    }
-
-    /// See std's.
-    pub fn load(&self, order: Ordering) -> bool {
-        step();
-        self.0.load(order)
-    }
-
-    /// See std's.
-    pub fn store(&self, value: bool, order: Ordering) {
-        step();
-        self.0.store(value, order);
-        step();
-    }
-}
-
-/// A number with a step before it is touched.
+/// A number with a step before it is touched, and after it has grown.
 #[derive(Debug, Default)]
 pub struct AtomicUsize(atomic::AtomicUsize);
 
@@ -344,6 +320,14 @@ impl AtomicUsize {
     pub fn store(&self, value: usize, order: Ordering) {
         step();
         self.0.store(value, order);
+    }
+
+    /// See std's.
+    pub fn fetch_add(&self, value: usize, order: Ordering) -> usize {
+        step();
+        let before = self.0.fetch_add(value, order);
+        step();
+        before
     }
 
     /// See std's.

@@ -1,10 +1,12 @@
 //! Who makes room when all places for connections are taken: connections that idle first, then requests that wait for the
 //! origin, and whoever can be answered at once last. Nobody is asked while places are free.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+
+use crate::sync::AtomicUsize;
 
 /// How long a connection that idles has to make room before another is asked: over HTTP/2 it has to hear of it, and may be gone.
 const IDLE_GOES_WITHIN: Duration = Duration::from_millis(50);
@@ -50,6 +52,17 @@ impl Crowd {
         self.misses.is_asked(&self.newcomers).await;
     }
 
+    /// Asks one who can make room, or the next to idle; whoever is asked looks whether somebody has no place.
+    pub fn ask(&self) -> Duration {
+        let Self { idle, misses, .. } = self;
+        if idle.is_empty() && !misses.is_empty() {
+            misses.asked.notify_last();
+            return MISS_GOES_WITHIN;
+        }
+        idle.asked.notify_one();
+        IDLE_GOES_WITHIN
+    }
+
     /// Whether somebody has no place, and no connection idles.
     pub fn is_crowded(&self) -> bool {
         self.newcomers.load(Ordering::Relaxed) > 0 && self.idle.is_empty()
@@ -59,14 +72,7 @@ impl Crowd {
 impl Newcomer<'_> {
     /// Asks one who can make room to do so, and says after how long to ask again.
     pub fn asks(&self) -> Duration {
-        let Self(Crowd { idle, misses, .. }) = self;
-        if !idle.is_empty() {
-            idle.asked.notify_one();
-        } else if !misses.is_empty() {
-            misses.asked.notify_last();
-            return MISS_GOES_WITHIN;
-        }
-        IDLE_GOES_WITHIN
+        self.0.ask()
     }
 }
 

@@ -10,6 +10,8 @@ pub mod files;
 mod http1;
 mod http2;
 pub mod inheritance;
+#[cfg(test)]
+mod interleavings;
 pub mod introduction;
 pub mod listener;
 pub mod parking;

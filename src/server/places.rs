@@ -5,12 +5,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::limit::{Client, Crowd, Trust};
+use crate::sync::{Mutex, MutexGuard};
 
 /// Counts open connections.
 #[derive(Debug)]
@@ -64,6 +65,8 @@ impl Places {
         if let Some(permit) = permit.filter(|_| caps.owed > 0) {
             permit.forget();
             caps.owed -= 1;
+            // Whoever gave it up may have been asked to for one who waits still.
+            self.crowd.ask();
         }
     }
 
@@ -191,6 +194,14 @@ mod tests {
         drop((open, more));
         let all: Vec<_> = std::iter::from_fn(|| take(&places, "203.0.113.7")).collect();
         assert_eq!(all.len(), 4);
+    }
+
+    #[tokio::test]
+    async fn a_wait_for_a_place_that_is_given_up_costs_nobody_his_own() {
+        let places = Places::new(1, 9, trust(), Arc::default());
+        let place = take(&places, "203.0.113.7").unwrap();
+        assert!(take(&places, "203.0.113.8").is_none());
+        assert!(place.is_needed().now_or_never().is_none());
     }
 
     #[tokio::test]

@@ -1,0 +1,511 @@
+//! Parking, making room and draining in every order: real connections over sockets made up of two buffers, real places, hyper
+//! between them, and a clock that stands still until time is one of the events. What clients do, and what becomes ready,
+//! happens in every order within the bounds.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime::Runtime;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::Timeouts;
+use super::connection::Connections;
+use super::deadline_io::Readable;
+use super::drain::Drain;
+use super::listener::Entrance;
+use super::places::{Place, Places};
+use super::progress::Progress;
+use crate::config::Config;
+use crate::exchange::{Exchanges, Records};
+use crate::fault::Faults;
+use crate::fill::Fills;
+use crate::fill::interleavings::{cache, filler};
+use crate::interleavings::tasks::Tasks;
+use crate::interleavings::threads::{Act, run, step, wait_for};
+use crate::interleavings::{Choices, explore};
+use crate::limit::{ClientConfig, Trust};
+use crate::log::Control;
+use crate::peer::{Peer, Scheme};
+use crate::proxy::{Proxy, Shared};
+use crate::respond::Responder;
+use crate::respond::cors::Cors;
+use crate::route::Routes;
+use crate::via::Via;
+
+const REQUEST: &str = "GET /none HTTP/1.1\r\nHost: a\r\n\r\n";
+const HALF: &str = "GET /none HTTP/1.1\r\n";
+const OTHER_HALF: &str = "Host: a\r\n\r\n";
+const HALF_AND_MORE: &str = "Host: a\r\n\r\nGET /none HTTP/1.1\r\n";
+
+/// Longer than it takes to be parked.
+const A_WHILE: Duration = Duration::from_millis(600);
+
+/// Longer than whoever idles may stay once the listener is gone, and than a head may take.
+const LONG: Duration = Duration::from_secs(11);
+
+/// The two ends of a connection.
+#[derive(Debug, Clone, Default)]
+struct Wire(Arc<Mutex<Line>>);
+
+#[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is what one end did, or not")]
+struct Line {
+    /// What the client said, and how much of it was read.
+    asked: Vec<u8>,
+    read: usize,
+    has_hung_up: bool,
+    answered: Vec<u8>,
+    is_accepted: bool,
+    is_closed: bool,
+    /// Whether nobody reads: it is waited for something to come.
+    is_parked: bool,
+    waker: Option<Waker>,
+}
+
+/// The server's end.
+#[derive(Debug)]
+struct Socket(Wire);
+
+fn count(needle: &str, bytes: &[u8]) -> usize {
+    std::str::from_utf8(bytes).unwrap().matches(needle).count()
+}
+
+impl Wire {
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.0.lock().unwrap()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Line)) {
+        let mut line = self.line();
+        change(&mut line);
+        let waker = line.waker.take();
+        drop(line);
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    fn poll_comes(&self, cx: &Context<'_>, is_parked: bool) -> Poll<MutexGuard<'_, Line>> {
+        let mut line = self.line();
+        line.is_parked = false;
+        if line.read < line.asked.len() || line.has_hung_up {
+            return Poll::Ready(line);
+        }
+        line.is_parked = is_parked;
+        line.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl Line {
+    fn idles_parked(&self) -> bool {
+        self.is_parked && !self.is_closed
+    }
+
+    /// Nothing is left to do: what was read was answered, and what was not read was not looked at.
+    fn check(&self) {
+        let read = &self.asked[..self.read];
+        let (requests, answers) = (count("\r\n\r\n", read), count("HTTP/1.1 404", &self.answered));
+        assert!(answers <= requests, "more answers than requests");
+        if self.has_hung_up {
+            return;
+        }
+        assert_eq!(answers, requests, "a request that was read has no answer");
+        if self.is_closed {
+            assert!(read.is_empty() || read.ends_with(b"\r\n\r\n"), "closed though a part of a request was read");
+        } else if self.is_accepted {
+            assert_eq!(self.read, self.asked.len(), "what was said lies there");
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.0.line().is_closed = true;
+    }
+}
+
+impl Readable for Socket {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_comes(cx, true).map(|_| Ok(()))
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_comes(cx, false).map(|mut line| {
+            let most = buf.remaining().min(line.asked.len() - line.read);
+            buf.put_slice(&line.asked[line.read..line.read + most]);
+            line.read += most;
+            Ok(())
+        })
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.line().answered.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// What comes from outside.
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Connects(usize),
+    Says(usize, &'static str),
+    HangsUp(usize),
+    Passes(Duration),
+    PlacesAre(usize),
+    DrainBegins,
+}
+use Event::{Connects, DrainBegins, HangsUp, Passes, PlacesAre, Says};
+
+/// What is the same for all schedules.
+fn exchanges() -> Arc<Exchanges> {
+    static SHARED: OnceLock<(Runtime, Arc<Exchanges>)> = OnceLock::new();
+    let build = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let config = Config::default();
+        let filler = filler(cache(), Faults::default());
+        let (metrics, clock) = (Arc::clone(&filler.metrics), filler.clock.clone());
+        let shared = Shared {
+            routes: Routes::new(config.routes.clone()),
+            trust: trust(),
+            limits: Arc::clone(&filler.limits),
+            strict: config.tickets.strict,
+            expired: config.tickets.expired,
+            allow: config.tickets.allow,
+            cache: Arc::clone(&filler.cache),
+            fills: Fills::new(filler, 1, runtime.handle().clone()),
+            responder: Responder::new(Cors::new(&config.cors), config.limits.ratelimit_headers),
+            clock: clock.clone(),
+            via: Via::unique(),
+            faults: Faults::default(),
+        };
+        let proxy = Proxy { shared: Arc::new(shared), forward: None };
+        (runtime, Arc::new(Exchanges::new(proxy, Records::new(metrics, clock, Control::default(), None))))
+    };
+    Arc::clone(&SHARED.get_or_init(build).1)
+}
+
+fn trust() -> Trust {
+    Trust::new(&ClientConfig::default())
+}
+
+struct World {
+    places: Arc<Places>,
+    connections: Connections,
+    drain: Drain,
+    closing: Notify,
+    clients: Vec<Wire>,
+    /// The kernel's queue.
+    queue: mpsc::UnboundedSender<usize>,
+    /// Whether accepting waits for a place.
+    awaits_place: Cell<bool>,
+}
+
+impl World {
+    fn new(places: usize, clients: usize) -> (Self, mpsc::UnboundedReceiver<usize>) {
+        let (queue, newcomers) = mpsc::unbounded_channel();
+        let drain = Drain::default();
+        let exchanges = exchanges();
+        let metrics = Arc::clone(&filler(cache(), Faults::default()).metrics);
+        let timeouts = Timeouts::default();
+        let world = Self {
+            places: Places::new(places, clients, trust(), Arc::default()),
+            connections: Connections::new(exchanges, timeouts, drain.clone(), metrics, None, None),
+            drain,
+            closing: Notify::new(),
+            clients: (0..clients).map(|_| Wire::default()).collect(),
+            queue,
+            awaits_place: Cell::default(),
+        };
+        (world, newcomers)
+    }
+
+    async fn place(&self, number: usize) -> Place {
+        let mut place = std::pin::pin!(self.places.take(address(number).ip()));
+        if let Some(place) = place.as_mut().now_or_never() {
+            return place.expect("each has an address of its own");
+        }
+        self.awaits_place.set(true);
+        let place = place.await;
+        self.awaits_place.set(false);
+        place.expect("each has an address of its own")
+    }
+
+    /// As the listener does: see [`super::listener::Door`], which needs sockets.
+    async fn accept(&self, mut newcomers: mpsc::UnboundedReceiver<usize>, doors: Vec<oneshot::Sender<Place>>) {
+        let mut doors: Vec<_> = doors.into_iter().map(Some).collect();
+        let mut welcome = |place, number: usize| {
+            assert!(doors[number].take().expect("comes once").send(place).is_ok(), "it waits for its place");
+        };
+        let mut closing = std::pin::pin!(self.closing.notified());
+        let in_hand = loop {
+            let number = tokio::select! {
+                biased;
+                () = &mut closing => break None,
+                number = newcomers.recv() => number.expect("the world stands"),
+            };
+            tokio::select! {
+                biased;
+                place = self.place(number) => welcome(place, number),
+                () = &mut closing => break Some(number),
+            }
+        };
+        self.awaits_place.set(false);
+        self.drain.lose_listener();
+        if let Some(number) = in_hand {
+            welcome(self.place(number).await, number);
+        }
+        while let Ok(number) = newcomers.try_recv() {
+            welcome(self.place(number).await, number);
+        }
+    }
+
+    async fn serve(&self, number: usize, door: oneshot::Receiver<Place>) {
+        let Ok(place) = door.await else { return };
+        let peer = Peer { address: address(number), scheme: Scheme::Http };
+        let progress = Progress::start(self.connections.exchanges().tally());
+        let socket = Socket(self.clients[number].clone());
+        socket.0.line().is_accepted = true;
+        self.connections.speak_http1(socket, peer, progress, Entrance::Clear, &place).await;
+    }
+
+    async fn happens(&self, event: Event) {
+        match event {
+            // Nobody comes where nobody listens.
+            Connects(number) => drop(self.queue.send(number)),
+            Says(number, what) => self.clients[number].change(|line| line.asked.extend_from_slice(what.as_bytes())),
+            HangsUp(number) => self.clients[number].change(|line| line.has_hung_up = true),
+            Passes(time) => tokio::time::advance(time).await,
+            PlacesAre(all) => self.places.resize(all, self.clients.len(), trust()),
+            DrainBegins => {
+                self.drain.announce();
+                self.closing.notify_one();
+            }
+        }
+    }
+
+    /// Runs `lanes` of events, each in its order, in an order of `choices`.
+    async fn play(&self, tasks: &mut Tasks<'_>, choices: &mut Choices, lanes: &[&[Event]]) {
+        let mut lanes: Vec<VecDeque<Event>> = lanes.iter().map(|lane| lane.iter().copied().collect()).collect();
+        loop {
+            let woken = tasks.woken();
+            let next: Vec<_> = (0..lanes.len()).filter(|lane| !lanes[*lane].is_empty()).collect();
+            if woken.is_empty() {
+                self.check();
+                if next.is_empty() {
+                    return;
+                }
+            }
+            let choice = choices.choose(woken.len() + next.len(), woken.is_empty());
+            if let Some(task) = woken.get(choice) {
+                choices.tell(format!("{} goes on", tasks.name(*task)));
+                tasks.poll(*task);
+            } else {
+                let event = lanes[next[choice - woken.len()]].pop_front().expect("is not empty");
+                choices.tell(format!("{event:?}"));
+                self.happens(event).await;
+            }
+        }
+    }
+
+    /// What holds whenever nobody has anything to do.
+    fn check(&self) {
+        self.clients.iter().for_each(|client| client.line().check());
+        let parked = self.clients.iter().any(|client| client.line().idles_parked());
+        assert!(!(self.awaits_place.get() && parked), "a place is waited for, and one that idles keeps its own");
+    }
+
+    fn all_hang_up(&self) -> Vec<Event> {
+        (0..self.clients.len()).map(HangsUp).collect()
+    }
+}
+
+fn address(number: usize) -> SocketAddr {
+    (Ipv4Addr::new(203, 0, 113, u8::try_from(number).unwrap()), 1).into()
+}
+
+/// What is the same in all schedules of a story: it begins with `before`, in that order.
+struct Story<'a> {
+    name: &'a str,
+    detours: usize,
+    places: usize,
+    clients: usize,
+    before: &'a [Event],
+    lanes: &'a [&'a [Event]],
+    after: &'a [Event],
+}
+
+impl Story<'_> {
+    /// Explores it; `end` looks at each end, and at what still runs there.
+    fn explore(&self, end: impl Fn(&World, &[&str])) -> usize {
+        let mut time = tokio::runtime::Builder::new_current_thread();
+        explore(self.name, self.detours, |choices| {
+            let runtime = time.enable_time().start_paused(true).build().unwrap();
+            runtime.block_on(self.run(choices, &end));
+        })
+    }
+
+    async fn run(&self, choices: &mut Choices, end: &impl Fn(&World, &[&str])) {
+        let (world, newcomers) = World::new(self.places, self.clients);
+        let (doors, waiting): (Vec<_>, Vec<_>) = (0..self.clients).map(|_| oneshot::channel()).unzip();
+        let mut tasks = Tasks::default();
+        tasks.spawn("accepting", world.accept(newcomers, doors));
+        for (number, door) in waiting.into_iter().enumerate() {
+            tasks.spawn(format!("connection {number}"), world.serve(number, door));
+        }
+        world.play(&mut tasks, &mut Choices::default(), &[self.before]).await;
+        world.play(&mut tasks, choices, self.lanes).await;
+        world.play(&mut tasks, &mut Choices::default(), &[self.after]).await;
+        end(&world, &tasks.running());
+        choices.tell("the end");
+        world.play(&mut tasks, &mut Choices::default(), &[&world.all_hang_up(), &[Passes(LONG)]]).await;
+        let running = tasks.running();
+        assert!(running.iter().all(|name| *name == "accepting"), "{running:?}");
+        drop(tasks);
+        let all = &world.places;
+        let free: Vec<_> = (0..99).map_while(|number| all.take(address(number).ip()).now_or_never()?).collect();
+        let resized = self.lanes.iter().copied().flatten().find_map(|event| match event {
+            PlacesAre(all) => Some(*all),
+            _ => None,
+        });
+        assert_eq!(free.len(), resized.unwrap_or(self.places), "a place is lost");
+    }
+}
+
+/// A client comes, asks, and idles.
+const fn asks(number: usize) -> [Event; 3] {
+    [Connects(number), Says(number, REQUEST), Passes(A_WHILE)]
+}
+
+#[test]
+fn in_whatever_pieces_and_pauses_requests_come_every_one_is_answered() {
+    let story = Story {
+        name: "pieces and pauses",
+        detours: 2,
+        places: 2,
+        clients: 1,
+        before: &[Connects(0)],
+        lanes: &[
+            &[Says(0, REQUEST), Says(0, HALF), Says(0, HALF_AND_MORE), Says(0, OTHER_HALF)],
+            &[Passes(A_WHILE), Passes(A_WHILE), Passes(A_WHILE), Passes(A_WHILE)],
+        ],
+        after: &[],
+    };
+    let count = story.explore(|world, _| {
+        let line = world.clients[0].line();
+        assert_eq!((count("HTTP/1.1 404", &line.answered), line.is_closed), (3, false));
+    });
+    assert!(count > 1000, "{count}");
+}
+
+#[test]
+fn while_one_idles_nobody_waits_for_a_place_and_what_is_said_just_then_is_answered_or_left_unread() {
+    let before = [&asks(0)[..], &asks(1)[..]].concat();
+    let story = Story {
+        name: "making room",
+        detours: 1,
+        places: 2,
+        clients: 4,
+        before: &before,
+        lanes: &[&[Connects(2), Says(2, HALF)], &[Says(0, REQUEST)], &[HangsUp(1)], &[Connects(3), Says(3, REQUEST)]],
+        after: &[],
+    };
+    let count = story.explore(|_, _| {});
+    assert!(count > 1000, "{count}");
+}
+
+#[test]
+fn where_places_become_fewer_nobody_waits_for_one_while_another_idles() {
+    let before = [&asks(0)[..], &asks(1)[..], &asks(2)[..]].concat();
+    let story = Story {
+        name: "fewer places",
+        detours: 2,
+        places: 4,
+        clients: 4,
+        before: &before,
+        lanes: &[&[PlacesAre(2)], &[Connects(3), Says(3, REQUEST)], &[Says(1, REQUEST), Passes(A_WHILE)]],
+        after: &[],
+    };
+    let count = story.explore(|_, _| {});
+    assert!(count > 500, "{count}");
+}
+
+#[test]
+fn a_drain_ends_in_whatever_order_its_clients_ask_or_come() {
+    let before = [&asks(0)[..], &asks(1)[..]].concat();
+    let story = Story {
+        name: "drain",
+        detours: 2,
+        places: 3,
+        clients: 3,
+        before: &before,
+        lanes: &[&[DrainBegins, Passes(Duration::from_secs(1))], &[Connects(2), Says(2, REQUEST)], &[Says(0, REQUEST)]],
+        // A client that said nothing is listened to a little longer.
+        after: &[Passes(LONG), Passes(LONG)],
+    };
+    let count = story.explore(|_, running| assert!(running.is_empty(), "{running:?} are left"));
+    assert!(count > 1000, "{count}");
+}
+
+/// Below what polls can tell: accepting and those who idle are threads.
+#[test]
+fn whoever_idles_hears_that_a_place_is_awaited_whatever_comes_in_between() {
+    let time = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let count = explore("places by threads", 3, |choices| {
+        // Its clock is never wound: nobody is asked twice.
+        let _time = time.enter();
+        let places = Places::new(3, 9, trust(), Arc::default());
+        let place = |number| places.take(address(number).ip()).now_or_never().flatten().expect("there is one");
+        let [idle, asking, ending] = [1, 2, 3].map(place);
+        let over = Arc::new(Notify::new());
+        let (waits, is_over, handle) = (Arc::clone(&places), Arc::clone(&over), time.handle().clone());
+        let accepts: Act = Box::new(move || {
+            let _time = handle.enter();
+            let held = [4, 5].map(|number| wait_for(waits.take(address(number).ip())));
+            is_over.notify_one();
+            drop(held);
+        });
+        let idles: Act = Box::new(move || {
+            wait_for(async {
+                tokio::select! {
+                    biased;
+                    () = idle.is_needed() => {}
+                    () = over.notified() => {}
+                }
+            });
+        });
+        let kept = Arc::new(Mutex::new(None));
+        let keeps = Arc::clone(&kept);
+        let asks: Act = Box::new(move || {
+            let is_needed = {
+                let mut needed = std::pin::pin!(asking.is_needed());
+                let is_needed = needed.as_mut().now_or_never().is_some();
+                step();
+                // A request comes, whether it was told in the meantime or not.
+                is_needed
+            };
+            *keeps.lock().unwrap() = (!is_needed).then_some(asking);
+        });
+        let ends: Act = Box::new(move || drop(ending));
+        run(choices, vec![("idles", idles), ("asks", asks), ("accepts", accepts), ("ends", ends)]);
+    });
+    assert!(count > 1000, "{count}");
+}
