@@ -1,5 +1,5 @@
 //! The locks and counts between which another thread may come in: std's. In a build of the unit tests, each is a step at
-//! which [`crate::interleavings`] tries everybody who could go on.
+//! which `crate::interleavings` tries everybody who could go on.
 
 #[cfg(not(test))]
 pub use std::sync::atomic::AtomicUsize;
