@@ -8,6 +8,9 @@ use crate::peer::Peer;
 /// Connects an answer with its log line, and with the app's.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Keeps its place in an answer that is not named yet.
+pub const UNNAMED: HeaderValue = HeaderValue::from_static("-");
+
 /// The arrival of one request.
 #[derive(Debug, Clone, Copy)]
 pub struct Arrival<'a> {

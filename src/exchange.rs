@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
 
-use crate::arrival::{Arrival, REQUEST_ID};
+use crate::arrival::{Arrival, REQUEST_ID, UNNAMED};
 use crate::body::Body;
 use crate::body::counted::{End, Onlooker};
 use crate::body::timed::TimedBody;
@@ -177,7 +177,8 @@ impl Pending<'_> {
         if matches!(answered.outcome, Some(Outcome::Hit { .. })) {
             this.tally.hit(took);
         }
-        let mut response = if answered.source == Source::App {
+        let is_apps = answered.source == Source::App;
+        let mut response = if is_apps {
             this.streams(answered, took)
         } else {
             let bytes = answered.response.body().size_hint().lower();
@@ -187,9 +188,13 @@ impl Pending<'_> {
             }
             answered.response
         };
-        // An app that has its own names its answer itself.
-        let id = std::mem::replace(&mut this.id, HeaderValue::from_static(""));
-        response.headers_mut().entry(REQUEST_ID).or_insert(id);
+        let id = std::mem::replace(&mut this.id, UNNAMED);
+        if is_apps {
+            // An app that has an id of its own names its answer itself.
+            response.headers_mut().entry(REQUEST_ID).or_insert(id);
+        } else {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
         response
     }
 

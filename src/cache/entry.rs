@@ -182,6 +182,16 @@ impl Image {
         self.format.fields().iter().chain(&self.own_fields).chain(&self.passed_fields)
     }
 
+    /// Those that describe its bytes, in this order: `Content-Length`, `ETag`, and `Last-Modified` where it is known.
+    pub fn described(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.own_fields
+    }
+
+    /// Those that the origin said and `cache.pass_headers` lets pass on.
+    pub fn passed(&self) -> &[Field] {
+        &self.passed_fields
+    }
+
     /// The entity tag that is served: the origin's, or ours.
     pub fn etag(&self) -> &ETag {
         &self.etag
@@ -259,9 +269,9 @@ fn tag_field(tag: &ETag) -> Option<HeaderValue> {
 
 fn describe(body: &[u8], etag: &ETag, modified: Option<HeaderValue>) -> Box<[(HeaderName, HeaderValue)]> {
     let length = HeaderValue::try_from(body.len().to_string()).expect("digits are visible ASCII");
-    let tag = tag_field(etag).map(|tag| (header::ETAG, tag));
+    let tag = tag_field(etag).expect("an entity tag is the value of one field");
     let modified = modified.map(|at| (header::LAST_MODIFIED, at));
-    std::iter::once((header::CONTENT_LENGTH, length)).chain(tag).chain(modified).collect()
+    [(header::CONTENT_LENGTH, length), (header::ETAG, tag)].into_iter().chain(modified).collect()
 }
 
 fn last_modified(headers: &HeaderMap) -> Option<HeaderValue> {

@@ -34,15 +34,24 @@ impl Cors {
     /// Adds the fields for an answer to `asked`. `*` is constant, so that caches need not tell askers apart; a list
     /// echoes only what it names, and says that it does so.
     pub fn allow(&self, asked: &HeaderMap, answer: &mut HeaderMap) {
-        match self {
-            Self::Any => answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, ANY),
-            Self::Listed(listed) => {
-                answer.append(header::VARY, HeaderValue::from_static("Origin"));
-                let Some(origin) = asked.get(header::ORIGIN).filter(|origin| is_listed(listed, origin)) else { return };
-                answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone())
-            }
-        };
-        answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+        self.allow_all(answer);
+        self.allow_listed(asked, answer);
+    }
+
+    /// Those of the fields that are the same whoever asks.
+    pub(super) fn allow_all(&self, answer: &mut HeaderMap) {
+        if let Self::Any = self {
+            expose(answer, ANY);
+        }
+    }
+
+    /// The others.
+    pub(super) fn allow_listed(&self, asked: &HeaderMap, answer: &mut HeaderMap) {
+        let Self::Listed(listed) = self else { return };
+        answer.append(header::VARY, HeaderValue::from_static("Origin"));
+        if let Some(origin) = asked.get(header::ORIGIN).filter(|origin| is_listed(listed, origin)) {
+            expose(answer, origin.clone());
+        }
     }
 
     /// Adds the fields for the answer to a preflight.
@@ -55,6 +64,11 @@ impl Cors {
             answer.insert(header::ACCESS_CONTROL_MAX_AGE, MAX_AGE);
         }
     }
+}
+
+fn expose(answer: &mut HeaderMap, origin: HeaderValue) {
+    answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
 }
 
 fn is_listed(listed: &[String], origin: &HeaderValue) -> bool {

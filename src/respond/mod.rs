@@ -5,6 +5,7 @@ pub mod conditional;
 pub mod config;
 pub mod cors;
 pub mod download;
+mod head;
 pub mod range;
 
 use std::ops::Range;
@@ -14,11 +15,11 @@ use bytes::Bytes;
 use conditional::Stored;
 pub use config::CorsConfig;
 use cors::Cors;
+use head::{About, Heads, Use};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use range::{Part, content_range, unsatisfied_range};
 
 use crate::body::Body;
-use crate::cache::downstream::{Downstream, http_date};
 use crate::cache::entry::{Image, Passed};
 use crate::cache::status::Outcome;
 use crate::limit::{Admitted, Refused, TellBudget, fields};
@@ -57,12 +58,13 @@ pub struct Asked<'a> {
 pub struct Responder {
     cors: Cors,
     tell_budget: TellBudget,
+    heads: Heads,
 }
 
 impl Responder {
     /// Answers with these CORS rules, and tells budgets when `tell_budget` says so.
     pub fn new(cors: Cors, tell_budget: TellBudget) -> Self {
-        Self { cors, tell_budget }
+        Self { cors, tell_budget, heads: Heads::default() }
     }
 
     /// Shows `image`, the part of it that is asked for, or says that the client has it already (304). With `show_only`
@@ -75,29 +77,27 @@ impl Responder {
         now: Moment,
         show_only: bool,
     ) -> Response<Body> {
-        let mut headers = HeaderMap::with_capacity(24);
-        headers.extend(image.head().cloned());
-        self.cors.allow(asked.headers, &mut headers);
-        headers.insert(CACHE_STATUS, outcome.field());
-        headers.extend(image.expiry.map(|expiry| (TICKET_EXPIRES, http_date(expiry.stated))));
+        let head = |how| self.head(About { image, outcome, how, now }, asked);
+        let whole = |headers| answer(StatusCode::OK, headers, asked.body(image.body.clone()));
         if show_only {
-            headers.insert(header::CACHE_CONTROL, NO_STORE);
-            save_as(&mut headers, asked, image);
-            return answer(StatusCode::OK, headers, asked.body(image.body.clone()));
+            return whole(head(Use::ShowOnly));
         }
-        tell_lifetime(&mut headers, image, now);
-        let bytes = match wanted(asked, image) {
-            None => return not_modified(headers),
-            Some(Part::Unsatisfiable) => return self.unsatisfiable(asked, image.body.len(), outcome),
-            Some(Part::Whole) => None,
-            Some(Part::Bytes(bytes)) => Some(bytes),
-        };
-        save_as(&mut headers, asked, image);
-        headers.insert(header::ACCEPT_RANGES, BYTES);
-        match bytes {
-            None => answer(StatusCode::OK, headers, asked.body(image.body.clone())),
-            Some(bytes) => part(headers, &image.body, bytes),
+        match wanted(asked, image) {
+            None => answer(StatusCode::NOT_MODIFIED, head(Use::Renew), Body::Empty),
+            Some(Part::Unsatisfiable) => self.unsatisfiable(asked, image.body.len(), outcome),
+            Some(Part::Whole) => whole(head(Use::Keep)),
+            Some(Part::Bytes(bytes)) => part(head(Use::Keep), &image.body, bytes),
         }
+    }
+
+    fn head(&self, about: About<'_>, asked: Asked<'_>) -> HeaderMap {
+        let mut headers = self.heads.head(about, &self.cors);
+        self.cors.allow_listed(asked.headers, &mut headers);
+        headers.extend(about.image.passed().iter().cloned());
+        if about.how != Use::Renew {
+            save_as(&mut headers, asked, about.image);
+        }
+        headers
     }
 
     /// Passes on what the origin said instead of an image (S17). Our own text stands in for a body that
@@ -214,14 +214,6 @@ fn answer(status: StatusCode, headers: HeaderMap, body: Body) -> Response<Body> 
     response
 }
 
-fn tell_lifetime(headers: &mut HeaderMap, image: &Image, now: Moment) {
-    let told = Downstream::of(&image.freshness, image.expiry.as_ref(), now);
-    headers.insert(header::CACHE_CONTROL, told.cache_control(&image.said.downstream));
-    headers.insert(header::AGE, told.age());
-    headers.insert(header::DATE, http_date(told.date));
-    headers.insert(header::EXPIRES, http_date(told.expires()));
-}
-
 /// RFC 9110 §13.2.2: conditions go before the range. `None` when the client has the image already.
 fn wanted(asked: Asked<'_>, image: &Image) -> Option<Part> {
     // Most requests have none of these, and then no date is parsed.
@@ -249,13 +241,6 @@ fn part(mut headers: HeaderMap, image: &Bytes, bytes: Range<usize>) -> Response<
     headers.insert(header::CONTENT_RANGE, content_range(&bytes, image.len()));
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
     answer(StatusCode::PARTIAL_CONTENT, headers, Body::Bytes(image.slice(bytes)))
-}
-
-/// RFC 9110 §15.4.5: the fields that a cache needs to renew what it has, without those of a body.
-fn not_modified(mut headers: HeaderMap) -> Response<Body> {
-    headers.remove(header::CONTENT_TYPE);
-    headers.remove(header::CONTENT_LENGTH);
-    answer(StatusCode::NOT_MODIFIED, headers, Body::Empty)
 }
 
 /// Whole seconds, rounded up, at least one: a client must not come back a moment too early.

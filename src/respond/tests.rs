@@ -9,10 +9,10 @@ use crate::cache::grace::Grace;
 use crate::moment::{Tick, Wall};
 
 const PICTURE: &[u8] = b"\xff\xd8\xff\xe00123456789";
-const MODIFIED: &str = "Wed, 31 Dec 2025 00:00:00 GMT";
+pub(super) const MODIFIED: &str = "Wed, 31 Dec 2025 00:00:00 GMT";
 const DATE: &str = "Thu, 01 Jan 2026 00:00:00 GMT";
 
-fn at(seconds: u64) -> Moment {
+pub(super) fn at(seconds: u64) -> Moment {
     let since = Duration::from_secs(seconds);
     Moment { wall: Wall::from_unix(1_767_225_600) + since, tick: Tick::from_start(since) }
 }
@@ -23,16 +23,18 @@ fn headers(lines: &[(HeaderName, &str)]) -> HeaderMap {
 
 /// Came at the new year with everything that an origin can say about it, and may be kept for 100 seconds.
 fn image() -> Image {
-    let headers = headers(&[
-        (header::ETAG, "\"a\""),
-        (header::LAST_MODIFIED, MODIFIED),
-        (header::DATE, DATE),
-        (header::CACHE_CONTROL, "max-age=100"),
-    ]);
+    image_of(PICTURE, "\"a\"", Some(MODIFIED))
+}
+
+pub(super) fn image_of(picture: &'static [u8], tag: &str, modified: Option<&str>) -> Image {
+    let lines = [(header::ETAG, tag), (header::DATE, DATE), (header::CACHE_CONTROL, "max-age=100")];
+    let lines: Vec<_> = lines.into_iter().chain(modified.map(|at| (header::LAST_MODIFIED, at))).collect();
+    let headers = headers(&lines);
     let said = Directives::of(&headers);
     let freshness = Freshness::of(&headers, &said, Exchange { asked: at(0), answered: at(0) }, Duration::ZERO);
     let life = Life { said, freshness, grace: Grace::NONE, expiry: None };
-    Image::new(Bytes::from_static(PICTURE), Format::Jpeg, &headers, &life)
+    let format = Format::of(picture).expect("a picture has a signature");
+    Image::new(Bytes::from_static(picture), format, &headers, &life)
 }
 
 fn answer_to(method: &Method, lines: &[(HeaderName, &str)], show_only: bool) -> Response<Body> {
