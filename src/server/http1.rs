@@ -2,10 +2,12 @@
 //! connection may be parked ([`super::parking`]).
 
 use std::convert::Infallible;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 
 use http::{HeaderValue, Request, Response, header};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -17,6 +19,7 @@ use super::listener::Entrance;
 use super::parking::{Lot, Parkable};
 use super::places::Place;
 use super::progress::{Exchange, Progress};
+use crate::body::Body;
 use crate::body::tunnel::Tunnel;
 use crate::peer::Peer;
 
@@ -99,27 +102,56 @@ impl Connections {
         None
     }
 
-    // No `async fn`: see [`crate::exchange::Exchanges::serve`].
-    fn exchange(
-        &self,
+    /// Has `request` answered, at once if that can be: hyper keeps what it is given in memory of the connection, which has
+    /// grown cold since its last request, and reads on before it asks, for which it takes another buffer while the request
+    /// still lies in the first.
+    fn exchange<'a>(
+        &'a self,
         request: Request<Incoming>,
         peer: Peer,
         entrance: Entrance,
         exchange: Exchange,
-        (progress, switched, place): (&Progress, &Mutex<Option<Tunnel>>, &Place),
-    ) -> impl Future<Output = Result<Response<SentBody>, Infallible>> {
-        let answer = self.answer(request, peer, entrance, progress.unread().clone());
-        async move {
-            let thinking = exchange.think();
-            let mut response = answer.await;
+        (progress, switched, place): (&'a Progress, &'a Mutex<Option<Tunnel>>, &'a Place),
+    ) -> Answering<'a> {
+        let has_body = !request.body().is_end_stream();
+        let mut answer = Box::pin(self.answer(request, peer, entrance, progress.unread().clone()));
+        let finish = move |mut response: Response<Body>, exchange| {
             if let Some(tunnel) = response.body_mut().take_tunnel() {
                 progress.switch();
                 *switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnel);
             } else if progress.unread().is_left() || self.drain.is_announced() || place.is_wanted() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
+            response.map(|body| SentBody::new(body, exchange))
+        };
+        // Nobody is to be woken: hyper polls what is not ready in the same turn.
+        let mut nobody = Context::from_waker(Waker::noop());
+        if !has_body && let Poll::Ready(response) = answer.as_mut().poll(&mut nobody) {
+            return Answering::Done(Some(finish(response, exchange)));
+        }
+        Answering::Awaited(Box::pin(async move {
+            let thinking = exchange.think();
+            let response = answer.await;
             drop(thinking);
-            Ok(response.map(|body| SentBody::new(body, exchange)))
+            finish(response, exchange)
+        }))
+    }
+}
+
+/// An answer, as hyper gets it.
+enum Answering<'a> {
+    /// `None` once it was given away.
+    Done(Option<Response<SentBody>>),
+    Awaited(Pin<Box<dyn Future<Output = Response<SentBody>> + Send + 'a>>),
+}
+
+impl Future for Answering<'_> {
+    type Output = Result<Response<SentBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Done(response) => Poll::Ready(Ok(response.take().expect("nobody polls what is over"))),
+            Self::Awaited(answer) => answer.as_mut().poll(cx).map(Ok),
         }
     }
 }
