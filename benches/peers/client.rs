@@ -1,6 +1,6 @@
 //! Our own client: fills caches, looks at what is answered, and asks at a steady pace; also the load where wrk is missing.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub struct Ask {
     pub target: String,
     /// For `If-None-Match`.
     pub tag: Option<String>,
+    /// For whom a proxy would say that it asks.
+    pub client: Option<Ipv6Addr>,
 }
 
 /// An answer.
@@ -30,8 +32,8 @@ pub struct Ask {
 pub struct Answer {
     /// Its status.
     pub status: u16,
-    /// Its entity tag.
-    pub tag: Option<String>,
+    /// Its head.
+    pub head: String,
     /// Bytes in all.
     pub bytes: usize,
 }
@@ -68,13 +70,26 @@ impl Figures {
 impl Ask {
     /// Asks for `target` without conditions.
     pub fn plain(target: String) -> Self {
-        Self { target, tag: None }
+        Self { target, tag: None, client: None }
     }
 
     fn written(&self) -> Vec<u8> {
         let condition = self.tag.as_ref().map(|tag| format!("If-None-Match: {tag}\r\n")).unwrap_or_default();
-        format!("GET {} HTTP/1.1\r\nHost: localhost\r\n{condition}\r\n", self.target).into_bytes()
+        let client = self.client.map(|client| format!("X-Forwarded-For: {client}\r\n")).unwrap_or_default();
+        format!("GET {} HTTP/1.1\r\nHost: localhost\r\n{client}{condition}\r\n", self.target).into_bytes()
     }
+}
+
+impl Answer {
+    /// The value of the field of this name.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        field(&self.head, name)
+    }
+}
+
+fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    let mut fields = head.lines().filter_map(|line| line.split_once(':'));
+    fields.find(|(is, _)| is.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
 }
 
 /// Asks once; `body` gets what came.
@@ -95,13 +110,9 @@ pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, ask: &Ask, b
     };
     let head = String::from_utf8_lossy(&body[..end]).into_owned();
     let status = head.get(9..12).and_then(|status| status.parse().ok()).ok_or("no status")?;
-    let field = |name: &str| {
-        let mut fields = head.lines().filter_map(|line| line.split_once(':'));
-        fields.find(|(is, _)| is.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().to_owned())
-    };
     let length = match status {
         304 => 0,
-        _ => field("content-length").and_then(|length| length.parse().ok()).ok_or("no length")?,
+        _ => field(&head, "content-length").and_then(|length| length.parse().ok()).ok_or("no length")?,
     };
     body.drain(..end);
     body.reserve(length);
@@ -113,7 +124,7 @@ pub async fn ask<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, ask: &Ask, b
     if body.len() > length {
         return Err("more than was promised".into());
     }
-    Ok(Answer { status, tag: field("etag"), bytes: end + length })
+    Ok(Answer { status, head, bytes: end + length })
 }
 
 /// A connection in the clear.
@@ -141,6 +152,9 @@ pub enum Pace {
     Steady(f64),
 }
 
+/// Looks at what became of a question, and at the body of its answer; an error ends the load.
+pub type Judge = Rc<dyn Fn(&Ask, Outcome<Answer>, &[u8]) -> Outcome<()>>;
+
 /// Asks on so many connections, each of which takes every so-many-th of `asks`; every answer must have `status`.
 pub async fn load(
     address: SocketAddr,
@@ -150,15 +164,31 @@ pub async fn load(
     end: End,
     status: u16,
 ) -> Outcome<Figures> {
+    let has_status = move |ask: &Ask, answer: Outcome<Answer>, _: &[u8]| match answer?.status {
+        is if is == status => Ok(()),
+        other => Err(format!("{} was answered {other}", ask.target).into()),
+    };
+    judged(address, asks, connections, pace, end, Rc::new(has_status)).await
+}
+
+/// The same with answers that `judge` looks at. A connection that failed is made anew.
+pub async fn judged(
+    address: SocketAddr,
+    asks: Rc<[Ask]>,
+    connections: usize,
+    pace: Pace,
+    end: End,
+    judge: Judge,
+) -> Outcome<Figures> {
     let local = tokio::task::LocalSet::new();
     let begun = Instant::now();
     let work = async {
         let mut tasks = JoinSet::new();
         for number in 0..connections {
-            let asks = Rc::clone(&asks);
+            let (asks, judge) = (Rc::clone(&asks), Rc::clone(&judge));
             tasks.spawn_local(async move {
-                let mut one = One { begun, number, connections, pace, latencies: Vec::new(), bytes: 0 };
-                one.go(address, &asks, end, status).await.map(|()| one)
+                let mut one = One { begun, number, connections, pace, stream: None, latencies: Vec::new(), bytes: 0 };
+                one.go(address, &asks, end, &judge).await.map(|()| one)
             });
         }
         let (mut latencies, mut bytes) = (Vec::new(), 0);
@@ -178,13 +208,14 @@ struct One {
     number: usize,
     connections: usize,
     pace: Pace,
+    stream: Option<TcpStream>,
     latencies: Vec<Duration>,
     bytes: u64,
 }
 
 impl One {
-    async fn go(&mut self, address: SocketAddr, asks: &[Ask], end: End, status: u16) -> Outcome<()> {
-        let mut stream = connect(address).await?;
+    async fn go(&mut self, address: SocketAddr, asks: &[Ask], end: End, judge: &Judge) -> Outcome<()> {
+        self.stream = Some(connect(address).await?);
         let mut body = Vec::new();
         let mut count = 0;
         loop {
@@ -198,14 +229,26 @@ impl One {
             }
             let asked = self.turn(count).await;
             let question = &asks[at % asks.len()];
-            let answer = timeout(PATIENCE, ask(&mut stream, question, &mut body)).await??;
-            if answer.status != status {
-                return Err(format!("{} was answered {}", question.target, answer.status).into());
+            let answer = timeout(PATIENCE, self.ask(address, question, &mut body))
+                .await
+                .unwrap_or_else(|_| Err("no answer".into()));
+            if let Ok(answer) = &answer {
+                self.latencies.push(asked.elapsed());
+                self.bytes += answer.bytes as u64;
+            } else {
+                self.stream = None;
             }
-            self.latencies.push(asked.elapsed());
-            self.bytes += answer.bytes as u64;
+            judge(question, answer, &body)?;
             count += 1;
         }
+    }
+
+    async fn ask(&mut self, address: SocketAddr, question: &Ask, body: &mut Vec<u8>) -> Outcome<Answer> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => none.insert(connect(address).await?),
+        };
+        ask(stream, question, body).await
     }
 
     /// Waits for its turn; tells from when the answer's time counts.

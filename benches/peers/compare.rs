@@ -127,7 +127,7 @@ impl Bench {
                 if answer.status != 200 || body != tickets::image(&ask.target, size) {
                     return Err(format!("{} answers something else ({})", server.kind, answer.status).into());
                 }
-                tags.push(answer.tag);
+                tags.push(answer.field("etag").map(str::to_owned));
             }
             Ok(tags)
         })

@@ -1,9 +1,18 @@
-//! The machine: which core serves and which one asks, how many files may be open, and what to tell of it all.
+//! The machine: which core serves and which one asks, which ports are free, how many files may be open, and what to tell of
+//! it all.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::Outcome;
+
+/// Where servers listen.
+const PORTS: Range<u16> = 20_000..32_000;
 
 /// Which cores are whose. On a machine with one core both share it.
 #[derive(Debug, Clone)]
@@ -62,6 +71,20 @@ pub fn find(program: &str) -> Option<PathBuf> {
     let beside = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
     let mut places = std::env::split_paths(&path).chain(beside);
     places.find_map(|place| Some(place.join(program)).filter(|file| file.is_file()))
+}
+
+/// Below the ports that the kernel hands out, so that nobody is given it before the server takes it.
+pub fn free_address() -> Outcome<SocketAddr> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let count = PORTS.end - PORTS.start;
+    for _ in PORTS {
+        let number = std::process::id().wrapping_mul(64).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(number % u32::from(count)).expect("it is less than their count");
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(listener.local_addr()?);
+        }
+    }
+    Err("no port is free".into())
 }
 
 /// The machine in one line.

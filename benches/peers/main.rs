@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tables to read are all it is for")]
 #![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "figures are small and positive")]
 
+mod certificate;
 mod chart;
 mod client;
 mod compare;
@@ -14,22 +15,25 @@ mod floor;
 mod machine;
 mod modes;
 mod origin;
+mod page;
 mod process;
+mod program;
 mod report;
 mod server;
 mod tickets;
 mod tools;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 
+use certificate::Certificate;
 use machine::Cores;
 use modes::{Bench, Mode, Scale};
 use report::Report;
-use server::{Certificate, Ground, Kind, Programs};
+use server::{Ground, Kind, Programs};
 
 /// Why something could not be measured, in words.
 type Trouble = Box<dyn std::error::Error + Send + Sync>;
@@ -40,8 +44,6 @@ type Outcome<T> = Result<T, Trouble>;
 const LONGEST_RUN: Duration = Duration::from_secs(3 * 3600);
 /// A smoke run.
 const LONGEST_SMOKE_RUN: Duration = Duration::from_secs(600);
-/// Building ourselves takes at most so long.
-const LONGEST_BUILD: Duration = Duration::from_secs(1800);
 
 /// Compares ticketgate with nginx, HAProxy and Varnish.
 #[derive(Debug, Parser)]
@@ -117,7 +119,10 @@ fn measure(arguments: &Arguments) -> Outcome<ExitCode> {
     let longest = if arguments.quick { LONGEST_SMOKE_RUN } else { LONGEST_RUN };
     process::watch(directory.path().to_owned(), longest);
     let files = machine::raise_open_files();
-    let programs = Programs { ticketgate: ticketgate(arguments, directory.path())?, other: arguments.other.clone() };
+    let programs = Programs {
+        ticketgate: program::copied(arguments.binary.as_deref(), arguments.quick, directory.path())?,
+        other: arguments.other.clone(),
+    };
     let wanted = if arguments.servers.is_empty() { Kind::ALL.to_vec() } else { arguments.servers.clone() };
     let (servers, mut missing) = programs.present(&wanted);
     missing
@@ -157,47 +162,4 @@ fn scale(arguments: &Arguments) -> Scale {
         entries: arguments.entries.unwrap_or(usual.entries),
         ..usual
     }
-}
-
-/// The binary to measure, where no later build replaces it.
-fn ticketgate(arguments: &Arguments, directory: &Path) -> Outcome<PathBuf> {
-    let built = match &arguments.binary {
-        Some(file) => file.clone(),
-        None if arguments.quick => built_with_us()?,
-        None => built_for_release(directory)?,
-    };
-    let copy = directory.join("ticketgate");
-    std::fs::copy(&built, &copy).map_err(|error| format!("{}: {error}", built.display()))?;
-    Ok(copy)
-}
-
-/// Cargo builds one for benches; the features that tests want of libraries are in it, and cost something.
-fn built_with_us() -> Outcome<PathBuf> {
-    if let Some(file) = option_env!("CARGO_BIN_EXE_ticketgate").map(PathBuf::from).filter(|file| file.is_file()) {
-        return Ok(file);
-    }
-    let ourselves = std::env::current_exe()?;
-    let beside = ourselves.parent().and_then(Path::parent).map(|profile| profile.join("ticketgate"));
-    beside.filter(|file| file.is_file()).ok_or_else(|| "no ticketgate was built; name one by --binary".into())
-}
-
-/// What users run.
-fn built_for_release(directory: &Path) -> Outcome<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(env!("CARGO_MANIFEST_DIR"));
-    command.args([
-        "build",
-        "--release",
-        "--locked",
-        "--bin",
-        "ticketgate",
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
-    eprintln!("… ticketgate is built for release");
-    let said = process::run(command, LONGEST_BUILD, directory)?;
-    let messages = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let mut files = messages.filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)));
-    files.next_back().ok_or_else(|| "cargo names no executable".into())
 }

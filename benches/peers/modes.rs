@@ -2,22 +2,18 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::Request;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::client::{self, Ask, End, Figures, Pace};
@@ -417,7 +413,8 @@ impl Bench {
 
     /// KiB by which the server has grown with `count` idle connections.
     async fn idle_at(&self, server: &Server, protocol: Protocol, count: usize) -> Outcome<u64> {
-        let tls = self.connector(protocol)?;
+        let offered: &[&[u8]] = if protocol == Protocol::Http2 { &[b"h2"] } else { &[] };
+        let tls = self.ground.certificate.connector(offered)?;
         let ask = Ask::plain(target(0));
         let mut body = Vec::new();
         client::ask(&mut client::connect(server.address).await?, &ask, &mut body).await?;
@@ -457,20 +454,6 @@ impl Bench {
             }
         }
         Ok(grown)
-    }
-
-    fn connector(&self, protocol: Protocol) -> Outcome<TlsConnector> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(&self.ground.certificate.chain)?)?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        if protocol == Protocol::Http2 {
-            config.alpn_protocols = vec![b"h2".to_vec()];
-        }
-        Ok(Arc::new(config).into())
     }
 
     fn memory(&self) -> Outcome<Table> {

@@ -96,6 +96,11 @@ impl Process {
         Memory { now: sum("smaps_rollup", "Pss:"), peak: sum("status", "VmHWM:") }
     }
 
+    /// Its number.
+    pub fn id(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
     /// Its number and those of its children, and theirs.
     fn tree(&self) -> Vec<i32> {
         let all: Vec<i32> = std::fs::read_dir("/proc")
@@ -105,7 +110,7 @@ impl Process {
             .collect();
         let parents: Vec<(i32, i32)> =
             all.into_iter().filter_map(|pid| Some((pid, stat(pid)?.get(1)?.parse().ok()?))).collect();
-        let mut tree = vec![self.child.id().cast_signed()];
+        let mut tree = vec![self.id()];
         let mut next = 0;
         while let Some(parent) = tree.get(next).copied() {
             tree.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
@@ -121,9 +126,9 @@ impl Drop for Process {
         for pid in tree.into_iter().filter_map(Pid::from_raw) {
             let _ = kill_process(pid, Signal::KILL);
         }
-        end_group(self.child.id().cast_signed());
+        end_group(self.id());
         let _ = self.child.wait();
-        groups().remove(&self.child.id().cast_signed());
+        groups().remove(&self.id());
     }
 }
 
@@ -176,7 +181,7 @@ pub fn watch(directory: PathBuf, longest: Duration) {
         });
         groups().iter().copied().for_each(end_group);
         let _ = std::fs::remove_dir_all(directory);
-        eprintln!("peers: {why}");
+        eprintln!("ended: {why}");
         std::process::exit(1);
     });
 }

@@ -4,15 +4,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use ticketgate::clock::Clock;
 
-use crate::machine;
+use crate::page::{self, aligned, piped};
 use crate::server::{Ground, Kind};
-use crate::{Outcome, chart};
-
-/// Between these lines of `docs/performance.md` stands what a run has written.
-const BEGIN: &str = "<!-- tables: written by the harness -->";
-const END: &str = "<!-- end of tables -->";
+use crate::{Outcome, chart, machine};
 
 /// A table of one mode.
 #[derive(Debug)]
@@ -171,27 +166,16 @@ impl Report {
     pub fn write(&self, docs: &Path) -> Outcome<()> {
         let tables: Vec<Value> = self.tables.iter().map(Table::json).collect();
         let all = json!({
-            "taken": Self::date(), "machine": self.machine, "versions": self.versions, "note": self.note,
+            "taken": page::today(), "machine": self.machine, "versions": self.versions, "note": self.note,
             "tables": tables, "failures": self.notes,
         });
         std::fs::write(docs.join("peers.json"), serde_json::to_string_pretty(&all)? + "\n")?;
         std::fs::write(docs.join("peers.svg"), chart::draw(&self.tables))?;
-        let page = docs.join("performance.md");
-        let Ok(text) = std::fs::read_to_string(&page) else { return Ok(()) };
-        let parts = text.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
-        let (before, after) = parts.ok_or("docs/performance.md has no place for tables")?;
-        std::fs::write(page, format!("{before}{BEGIN}\n\n{}{END}{after}", self.markdown()))?;
-        Ok(())
-    }
-
-    fn date() -> String {
-        let now =
-            std::time::UNIX_EPOCH + std::time::Duration::from_secs(Clock::system().now().wall.unix().cast_unsigned());
-        humantime::format_rfc3339_seconds(now).to_string()[..10].to_owned()
+        page::write(&docs.join("performance.md"), &self.markdown())
     }
 
     fn markdown(&self) -> String {
-        let mut text = format!("Taken on {}: {}.", Self::date(), self.machine);
+        let mut text = format!("Taken on {}: {}.", page::today(), self.machine);
         if let Some(note) = &self.note {
             let _ = write!(text, " **{note}**");
         }
@@ -224,28 +208,6 @@ impl Report {
         };
         std::iter::once(head).chain(BARS.iter().filter_map(line)).collect()
     }
-}
-
-/// Cells under each other, the first column to the left, the others to the right.
-fn aligned(lines: &[Vec<String>]) -> String {
-    let width = |at: usize| lines.iter().filter_map(|line| line.get(at)).map(|cell| cell.chars().count()).max();
-    let mut text = String::new();
-    for line in lines {
-        for (at, cell) in line.iter().enumerate() {
-            let width = width(at).unwrap_or(0);
-            let _ = if at == 0 { write!(text, "{cell:<width$}") } else { write!(text, "  {cell:>width$}") };
-        }
-        text.push('\n');
-    }
-    text
-}
-
-fn piped(lines: &[Vec<String>]) -> String {
-    let row = |line: &Vec<String>| format!("| {} |\n", line.join(" | "));
-    let columns = lines.first().map_or(0, Vec::len);
-    let rule = format!("|---|{}\n", "--:|".repeat(columns.saturating_sub(1)));
-    let mut rows = lines.iter().map(row);
-    rows.next().unwrap_or_default() + &rule + &rows.collect::<String>()
 }
 
 fn sentence(note: &str) -> String {

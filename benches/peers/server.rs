@@ -2,11 +2,9 @@
 //! unfair. The configurations themselves stand beside this file.
 
 use std::fmt;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::ops::Range;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +12,8 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 
 use crate::Outcome;
-use crate::machine::{Cores, find, pinned};
+use crate::certificate::Certificate;
+use crate::machine::{Cores, find, free_address, pinned};
 use crate::process::{self, Process};
 
 /// How long a server may take to listen.
@@ -23,8 +22,6 @@ const START: Duration = Duration::from_secs(20);
 const TRY: Duration = Duration::from_micros(200);
 /// Ports are free when they are looked for, and may be taken when they are used.
 const ATTEMPTS: usize = 3;
-/// Where servers listen.
-const PORTS: Range<u16> = 20_000..32_000;
 /// What a peer's version may take to be told.
 const VERSION: Duration = Duration::from_secs(10);
 
@@ -133,35 +130,6 @@ impl Programs {
         command.arg(flag);
         let said = process::run(command, VERSION, directory).ok()?;
         Some(said.lines().next()?.trim_start_matches("nginx version: ").to_owned())
-    }
-}
-
-/// A certificate of our own, as files.
-#[derive(Debug, Clone)]
-pub struct Certificate {
-    /// PEM.
-    pub chain: PathBuf,
-    /// PEM.
-    pub key: PathBuf,
-    /// Both in one, as HAProxy wants them.
-    pub bundle: PathBuf,
-}
-
-impl Certificate {
-    /// Makes one for `localhost`.
-    pub fn make(directory: &Path) -> Outcome<Self> {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()])?;
-        let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
-        let write = |name: &str, text: &str| -> Outcome<PathBuf> {
-            let file = directory.join(name);
-            std::fs::write(&file, text)?;
-            Ok(file)
-        };
-        Ok(Self {
-            chain: write("certificate.pem", &certificate)?,
-            key: write("key.pem", &key)?,
-            bundle: write("bundle.pem", &format!("{certificate}{key}"))?,
-        })
     }
 }
 
@@ -310,18 +278,4 @@ impl Ground {
         ];
         values.iter().fold(text.to_owned(), |text, (name, value)| text.replace(name, value))
     }
-}
-
-/// Below the ports that the kernel hands out, so that nobody is given it before the server takes it.
-fn free_address() -> Outcome<SocketAddr> {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let count = PORTS.end - PORTS.start;
-    for _ in PORTS {
-        let number = std::process::id().wrapping_mul(64).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = PORTS.start + u16::try_from(number % u32::from(count)).expect("it is less than their count");
-        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-            return Ok(listener.local_addr()?);
-        }
-    }
-    Err("no port is free".into())
 }

@@ -7,11 +7,15 @@ use ticketgate::ticket::{Validity, mint};
 /// As large as WeChat's own.
 pub const IMAGE: usize = 28_026;
 
-/// The ticket of a number, as a page asks for it.
-pub fn target(number: u64) -> String {
+/// The ticket of a number.
+pub fn ticket(number: u64) -> String {
     let url = format!("http://weixin.qq.com/q/{number:022}");
-    let ticket = mint(&url, Wall::from_unix(1_700_000_000), Validity::Permanent).expect("it fits");
-    format!("/cgi-bin/showqrcode?ticket={}", ticket.replace('=', "%3D"))
+    mint(&url, Wall::from_unix(1_700_000_000), Validity::Permanent).expect("it fits")
+}
+
+/// The same as a page asks for it.
+pub fn target(number: u64) -> String {
+    format!("/cgi-bin/showqrcode?ticket={}", ticket(number).replace('=', "%3D"))
 }
 
 /// What is answered to `target`: no picture, but to everybody on the way a JPEG of this size, of which no two are alike.
