@@ -10,7 +10,7 @@
 //! | the next piece of a request's body | `timeouts.body` ([`crate::body::timed`]) | 408, or the stream ends |
 //! | a window for the next piece of an answer | `timeouts.write` | that stream is reset |
 //! | windows for what is left of answers ([`Unsent`]) | twice `timeouts.write` | GOAWAY, closed |
-//! | the peer to read at all | `timeouts.write` ([`super::write_deadline`]) | closed |
+//! | the peer to read at all | `timeouts.write` ([`super::write_deadline`]) | reset |
 //! | an answer to a ping | 20 s | closed |
 //!
 //! A drain sends GOAWAY when it is announced, or behind the first request of a connection that comes later: what was sent

@@ -1,6 +1,7 @@
 //! Cuts off a peer that reads nothing: `timeouts.write` bounds a write that makes no progress. Lies right on the socket,
 //! below TLS, since only there progress can be seen: what rustls holds back may leave it in many small pieces. Vectored
-//! writes pass through unchanged.
+//! writes pass through unchanged. Such a peer is reset: behind an ordinary close the kernel would keep what it does not read,
+//! for minutes after the connection has given its place back.
 
 use std::io;
 use std::pin::Pin;
@@ -9,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::deadline_io::Readable;
@@ -26,12 +28,26 @@ pub struct WriteDeadline<T> {
     stalled_since: Option<Instant>,
 }
 
+/// A socket whose close can be a reset.
+pub trait Reset {
+    /// Makes it one.
+    fn reset_when_closed(&self);
+}
+
+impl Reset for TcpStream {
+    fn reset_when_closed(&self) {
+        let _ = self.set_zero_linger();
+    }
+}
+
 impl<T> WriteDeadline<T> {
     /// Wraps `inner`; `progress` learns of writes that cannot proceed.
     pub fn new(inner: T, limit: Duration, progress: Arc<Progress>) -> Self {
         Self { inner, limit, progress, timer: Timer::default(), stalled_since: None }
     }
+}
 
+impl<T: Reset> WriteDeadline<T> {
     fn note<R>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<R>>) -> Poll<io::Result<R>> {
         match outcome {
             Poll::Ready(result) => {
@@ -50,6 +66,7 @@ impl<T> WriteDeadline<T> {
             Instant::now()
         });
         ready!(self.timer.poll_at(since + self.limit, cx));
+        self.inner.reset_when_closed();
         Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "the client reads nothing: timeouts.write is over"))
     }
 }
@@ -66,7 +83,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for WriteDeadline<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for WriteDeadline<T> {
+impl<T: AsyncWrite + Reset + Unpin> AsyncWrite for WriteDeadline<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.note(cx, outcome)

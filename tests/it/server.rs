@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use ticketgate::app::Ending;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::support::client::Connection;
 use crate::support::load::{Load, Refused};
-use crate::support::origin::{Answer, Origin, read_head};
+use crate::support::origin::{Answer, Origin, jpeg, read_head};
 use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, eventually, tickets};
 
@@ -73,6 +73,23 @@ async fn a_client_that_reads_nothing_is_cut_off() {
     // Writing ends in an error when the proxy has given up on us; until then both directions fill up.
     let flooded = tokio::time::timeout(PATIENCE, async { while stream.write_all(request.as_bytes()).await.is_ok() {} });
     assert!(flooded.await.is_ok(), "the proxy waited for ever");
+    eventually("the connection is gone", || proxy.running.metrics().open_connections() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_nothing_and_is_read_to_its_last_word_is_reset_so_that_the_kernel_keeps_nothing_for_it() {
+    // More than the kernel takes off the proxy's hands, so that a part of it is sure to wait.
+    let large: Vec<u8> = jpeg().into_iter().cycle().take(500_000).collect();
+    let origin = Origin::answering(Answer::of(200, "Cache-Control: max-age=604800\r\n", &large)).await;
+    let proxy = Proxy::with(&origin, |config| config.server.timeouts.write = SHORT);
+    let target = tickets::target(&tickets::permanent(1));
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(proxy.address()).await.unwrap();
+    stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").repeat(20).as_bytes()).await.unwrap();
+    // To look for an end would be to read.
+    let reset = tokio::time::timeout(PATIENCE, stream.ready(Interest::ERROR)).await;
+    assert!(reset.is_ok(), "what it does not read waits for it still");
     eventually("the connection is gone", || proxy.running.metrics().open_connections() == 0).await;
 }
 
