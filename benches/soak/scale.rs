@@ -1,0 +1,63 @@
+//! How much is done, and for how long.
+
+use std::time::Duration;
+
+use crate::server::Timeouts;
+
+/// How much is done, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub struct Scale {
+    /// Good requests a second.
+    pub good: f64,
+    /// A piece of good load beside trouble: its p99 is one figure.
+    pub window: Duration,
+    /// Rubbish tickets of the flood.
+    pub rubbish: u64,
+    /// The flood's longest time, whatever is left.
+    pub flood: Duration,
+    /// Slow connections of each kind.
+    pub slow: usize,
+    /// How long the origin is down in each way.
+    pub outage: Duration,
+    /// How long the origin's images are fresh where it goes down.
+    pub life: Duration,
+    /// How long everything happens at once.
+    pub together: Duration,
+    /// The slow connections of each kind then.
+    pub slow_together: usize,
+    /// How long the origin stays as it is then: up twice as long as down.
+    pub spell: Duration,
+    /// The server's deadlines.
+    pub timeouts: Timeouts,
+}
+
+impl Scale {
+    /// For figures.
+    pub const USUAL: Self = Self {
+        good: 1000.0,
+        window: Duration::from_secs(5),
+        rubbish: 10_000_000,
+        flood: Duration::from_secs(20 * 60),
+        slow: 5000,
+        outage: Duration::from_secs(20),
+        life: Duration::from_secs(5),
+        together: Duration::from_secs(15 * 60),
+        slow_together: 500,
+        spell: Duration::from_secs(15),
+        timeouts: Timeouts::USUAL,
+    };
+    /// All of it in a minute.
+    pub const SMOKE: Self = Self {
+        good: 200.0,
+        window: Duration::from_millis(300),
+        rubbish: 30_000,
+        flood: Duration::from_secs(5),
+        slow: 200,
+        outage: Duration::from_secs(2),
+        life: Duration::from_secs(1),
+        together: Duration::from_secs(5),
+        slow_together: 30,
+        spell: Duration::from_secs(1),
+        timeouts: Timeouts::SHORT,
+    };
+}
