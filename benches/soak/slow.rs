@@ -124,9 +124,10 @@ impl Kind {
 impl Place {
     /// Comes, is slow, and is closed, one hopes.
     pub async fn stay(&self, kind: Kind, number: usize) -> Outcome<End> {
+        let mut began = Began::at(Instant::now());
         let mut stream = timeout(PATIENCE, self.connect(kind, number)).await??;
         if kind == Kind::Preface {
-            return self.stay_in_tls(stream).await;
+            return self.stay_in_tls(began, stream).await;
         }
         let words = match kind {
             Kind::Silent | Kind::Handshake | Kind::Preface => String::new(),
@@ -135,8 +136,8 @@ impl Place {
             Kind::Reader => format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", self.target).repeat(IMAGES),
         };
         stream.write_all(words.as_bytes()).await?;
+        began.last = Instant::now();
         let deadline = kind.deadline(&self.timeouts);
-        let mut due = Instant::now() + deadline;
         let mut pieces = match kind {
             Kind::Head => u32::MAX,
             Kind::Body => BODY,
@@ -144,24 +145,25 @@ impl Place {
         };
         while pieces > 0 {
             let dripped = timeout(deadline / PIECES, closed(kind, &mut stream)).await;
-            if dripped.is_ok() || Instant::now() > due + LONG_AFTER || stream.write_all(b"x").await.is_err() {
+            let before = Instant::now();
+            if dripped.is_ok() || before > began.last + deadline + LONG_AFTER || stream.write_all(b"x").await.is_err() {
                 break;
             }
             pieces -= 1;
             if kind == Kind::Body {
-                due = Instant::now() + deadline;
+                began = Began { first: before, last: Instant::now() };
             }
         }
-        Ok(ended(due, closed(kind, &mut stream)).await)
+        Ok(began.ended(deadline, closed(kind, &mut stream)).await)
     }
 
-    async fn stay_in_tls(&self, stream: TcpStream) -> Outcome<End> {
+    async fn stay_in_tls(&self, mut began: Began, stream: TcpStream) -> Outcome<End> {
         let name = ServerName::try_from("localhost").expect("it is a name");
         let mut stream = timeout(PATIENCE, self.connector.connect(name, stream)).await??;
         stream.write_all(b"PRI * HTTP/2.0\r\n").await?;
-        let due = Instant::now() + Kind::Preface.deadline(&self.timeouts);
+        began.last = Instant::now();
         let closed = async { while stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {} };
-        Ok(ended(due, closed).await)
+        Ok(began.ended(Kind::Preface.deadline(&self.timeouts), closed).await)
     }
 
     /// From one of a hundred addresses of this machine.
@@ -190,10 +192,25 @@ async fn closed(kind: Kind, stream: &mut TcpStream) {
     while stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
 }
 
-async fn ended(due: Instant, closed: impl Future<Output = ()>) -> End {
-    if timeout_at(due + LONG_AFTER, closed).await.is_err() {
-        return End::Open;
+/// When a deadline began: the server saw it at some time between these.
+#[derive(Debug, Clone, Copy)]
+struct Began {
+    first: Instant,
+    last: Instant,
+}
+
+impl Began {
+    fn at(now: Instant) -> Self {
+        Self { first: now, last: now }
     }
-    let now = Instant::now();
-    if now < due { End::Early(due - now) } else { End::Late(now - due) }
+
+    /// Waits until the connection is closed, or has been open for long after `deadline`.
+    async fn ended(self, deadline: Duration, closed: impl Future<Output = ()>) -> End {
+        let (first, last) = (self.first + deadline, self.last + deadline);
+        if timeout_at(last + LONG_AFTER, closed).await.is_err() {
+            return End::Open;
+        }
+        let now = Instant::now();
+        if now < first { End::Early(first - now) } else { End::Late(now.saturating_duration_since(last)) }
+    }
 }

@@ -174,8 +174,9 @@ fn promise_hits(report: &mut Report, what: &str, served: &Served) {
 
 /// Whoever is slow is closed at its deadline.
 fn promise_closed(report: &mut Report, what: &str, tally: &Tally) {
-    let is = format!("{} of {}", tally.open + tally.early, tally.open + tally.early + tally.closed);
+    let all = tally.open + tally.early + tally.closed;
+    let is = format!("{} open, {} early of {all}", tally.open, tally.early);
     let is = tally.why.as_ref().map_or(is.clone(), |why| format!("{is}; {} never came: {why}", tally.failed));
     let says = format!("{what}: slow connections closed long before their deadline, or open long after it");
-    report.promise(says, is, "0", tally.holds());
+    report.promise(says, is, "none", tally.holds());
 }
