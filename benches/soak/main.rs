@@ -62,6 +62,8 @@ type Outcome<T> = Result<T, Trouble>;
 
 /// What a run may take beyond the minutes of everything at once.
 const LONGEST_RUN: Duration = Duration::from_secs(3600);
+/// The same for one of a minute.
+const LONGEST_SMOKE_RUN: Duration = Duration::from_secs(600);
 
 /// Soaks ticketgate: good load beside floods, slow clients and an origin that comes and goes.
 #[derive(Debug, Parser)]
@@ -116,7 +118,8 @@ fn run(arguments: &Arguments) -> Outcome<ExitCode> {
     }
     let scale = scale(arguments);
     let directory = tempfile::Builder::new().prefix("soak").tempdir()?;
-    process::watch(directory.path().to_owned(), LONGEST_RUN + scale.together);
+    let longest = if arguments.quick { LONGEST_SMOKE_RUN } else { LONGEST_RUN };
+    process::watch(directory.path().to_owned(), longest + scale.together);
     machine::raise_open_files();
     let program = program::copied(arguments.binary.as_deref(), arguments.quick, directory.path())?;
     let cores = Cores::share();
