@@ -27,6 +27,8 @@ const IMAGES: usize = 16;
 const ROOM: u32 = 4096;
 /// A segment of the internet's, since loopback's of 64 KiB come with buffers of megabytes.
 const SEGMENT: u32 = 1460;
+/// The head of a record that is said to hold 16 KiB of a handshake.
+const RECORD: [u8; 5] = *b"\x16\x03\x01\x40\x00";
 /// Addresses that slow clients come from.
 const ADDRESSES: usize = 100;
 
@@ -41,7 +43,7 @@ pub enum Kind {
     Body,
     /// Asks for images and does not read.
     Reader,
-    /// Says nothing where TLS is expected.
+    /// Begins a handshake of TLS, and says no more.
     Handshake,
     /// Says half of what HTTP/2 begins with, over TLS.
     Preface,
@@ -130,12 +132,13 @@ impl Place {
             return self.stay_in_tls(began, stream).await;
         }
         let words = match kind {
-            Kind::Silent | Kind::Handshake | Kind::Preface => String::new(),
-            Kind::Head => "GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ".to_owned(),
-            Kind::Body => "POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n".to_owned(),
-            Kind::Reader => format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", self.target).repeat(IMAGES),
+            Kind::Silent | Kind::Preface => Vec::new(),
+            Kind::Head => b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: ".to_vec(),
+            Kind::Body => b"POST /upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n".to_vec(),
+            Kind::Reader => format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", self.target).repeat(IMAGES).into(),
+            Kind::Handshake => RECORD.to_vec(),
         };
-        stream.write_all(words.as_bytes()).await?;
+        stream.write_all(&words).await?;
         began.last = Instant::now();
         let deadline = kind.deadline(&self.timeouts);
         let mut pieces = match kind {
