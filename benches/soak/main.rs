@@ -124,24 +124,26 @@ fn run(arguments: &Arguments) -> Outcome<ExitCode> {
     let program = program::copied(arguments.binary.as_deref(), arguments.quick, directory.path())?;
     let cores = Cores::share();
     machine::pin(&cores.load);
-    let mut report = Report::new(&cores, arguments.note.clone());
+    let scenarios = if arguments.scenarios.is_empty() { Scenario::ALL.to_vec() } else { arguments.scenarios.clone() };
+    let names = scenarios.iter().map(|scenario| format!("{scenario:?}")).collect();
+    let mut report = Report::new(&cores, names, arguments.note.clone());
     let certificate = Certificate::make(directory.path())?;
     let environment = arguments.environment.iter().map(|pair| variable(pair)).collect::<Outcome<_>>()?;
     let directory = directory.path();
     let ground = Ground { program, cores, certificate, environment, directory: directory.to_owned() };
     let soak = Soak { ground, scale, progress: |what| eprintln!("… {what}") };
-    let scenarios = if arguments.scenarios.is_empty() { Scenario::ALL.to_vec() } else { arguments.scenarios.clone() };
     for scenario in scenarios {
         soak.run(scenario, &mut report);
     }
     report.print();
+    let holds = report.holds();
     // Written all the same, or nobody knew that it can be.
     report.write(&if arguments.write {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
     } else {
         directory.to_owned()
     })?;
-    Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn scale(arguments: &Arguments) -> Scale {

@@ -3,14 +3,14 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
 use crate::machine::{self, Cores};
 use crate::page::{self, aligned, piped};
 
 /// A table of one scenario.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Table {
     title: String,
     /// The names of columns, then the rows.
@@ -20,7 +20,7 @@ pub struct Table {
 }
 
 /// What was promised.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Promise {
     says: String,
     is: String,
@@ -31,15 +31,19 @@ struct Promise {
 }
 
 /// All of a run.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
+    taken: String,
+    command: String,
+    machine: String,
+    note: Option<String>,
+    /// The names of what was done.
+    scenarios: Vec<String>,
+    promises: Vec<Promise>,
     /// Scenario by scenario.
     pub tables: Vec<Table>,
     /// What could not be done, and why.
     pub failures: Vec<String>,
-    promises: Vec<Promise>,
-    machine: String,
-    note: Option<String>,
 }
 
 impl Table {
@@ -56,10 +60,18 @@ impl Table {
 }
 
 impl Report {
-    /// An empty one, of this machine.
-    pub fn new(cores: &Cores, note: Option<String>) -> Self {
-        let machine = machine::description(cores);
-        Self { tables: Vec::new(), failures: Vec::new(), promises: Vec::new(), machine, note }
+    /// An empty one, of `scenarios` on this machine.
+    pub fn new(cores: &Cores, scenarios: Vec<String>, note: Option<String>) -> Self {
+        Self {
+            taken: page::today(),
+            command: command(),
+            machine: machine::description(cores),
+            note,
+            scenarios,
+            promises: Vec::new(),
+            tables: Vec::new(),
+            failures: Vec::new(),
+        }
     }
 
     /// Tells what must hold anywhere.
@@ -93,24 +105,20 @@ impl Report {
         self.failures.iter().for_each(|failure| println!("\n! {failure}"));
     }
 
-    /// Writes everything into `docs`: JSON, and the tables into `reliability.md` if it is there.
-    pub fn write(&self, docs: &Path) -> Outcome<()> {
-        let table = |table: &Table| json!({ "title": table.title, "lines": table.lines, "notes": table.notes });
-        let promise = |promise: &Promise| {
-            let Promise { says, is, may_be, holds, is_time } = promise;
-            json!({ "says": says, "is": is, "may be": may_be, "holds": holds, "a time": is_time })
-        };
-        let all = json!({
-            "taken": page::today(), "machine": self.machine, "note": self.note, "command": command(),
-            "tables": self.tables.iter().map(table).collect::<Vec<Value>>(),
-            "promises": self.promises.iter().map(promise).collect::<Vec<Value>>(), "failures": self.failures,
-        });
-        std::fs::write(docs.join("soak.json"), serde_json::to_string_pretty(&all)? + "\n")?;
-        page::write(&docs.join("reliability.md"), &self.markdown())
+    /// Writes everything into `docs`: JSON, and the tables into `reliability.md` if it is there. Runs of other scenarios stay.
+    pub fn write(mut self, docs: &Path) -> Outcome<()> {
+        // Why something failed may name this machine's files.
+        self.failures.iter_mut().for_each(|failure| failure.truncate(failure.find(':').unwrap_or(failure.len())));
+        let file = docs.join("soak.json");
+        let mut runs: Vec<Self> = std::fs::read(&file).map_or(Ok(Vec::new()), |kept| serde_json::from_slice(&kept))?;
+        runs.retain(|run| !run.scenarios.iter().all(|name| self.scenarios.contains(name)));
+        runs.push(self);
+        std::fs::write(file, serde_json::to_string_pretty(&runs)? + "\n")?;
+        page::write(&docs.join("reliability.md"), &runs.iter().map(Self::markdown).collect::<String>())
     }
 
     fn markdown(&self) -> String {
-        let mut text = format!("Taken on {} by `{}`: {}.", page::today(), command(), self.machine);
+        let mut text = format!("Taken on {} by `{}`: {}.", self.taken, self.command, self.machine);
         if let Some(note) = &self.note {
             let _ = write!(text, " **{note}**");
         }
@@ -122,7 +130,7 @@ impl Report {
             }
         }
         for failure in &self.failures {
-            let _ = write!(text, "Not done: {}\n\n", failure.lines().next().unwrap_or_default());
+            let _ = write!(text, "Not done: {failure}\n\n");
         }
         text
     }
@@ -148,6 +156,7 @@ fn command() -> String {
     while let Some(word) = words.next() {
         match word.as_str() {
             "--note" | "--binary" => drop(words.next()),
+            word if word.starts_with("--note=") || word.starts_with("--binary=") => {}
             word => told.extend([" ", word]),
         }
     }

@@ -145,6 +145,7 @@ fn lock<M>(mutex: &Mutex<M>) -> MutexGuard<'_, M> {
 impl<T> Permit<T> {
     /// Ends the fill by what `store` returns, which everybody who waits is handed. It is called under the lock of the ticket,
     /// which is free again when that is let go, with whether what the fill brings is not to be stored.
+    /// Others who miss wait meanwhile: it keeps to memory, and asks for no other ticket.
     pub fn land(mut self, store: impl FnOnce(bool) -> T) {
         let mut shard = self.flights.shard(&self.key);
         let is_spoiled = shard.get(&self.key).is_some_and(|flight| flight.spoiled);

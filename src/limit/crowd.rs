@@ -52,9 +52,12 @@ impl Crowd {
         self.misses.is_asked(&self.newcomers).await;
     }
 
-    /// Asks one who can make room, or the next to idle; whoever is asked looks whether somebody has no place.
+    /// If somebody has no place, asks one who can make room, or the next to idle; says after how long to ask again.
     pub fn ask(&self) -> Duration {
-        let Self { idle, misses, .. } = self;
+        let Self { newcomers, idle, misses } = self;
+        if newcomers.load(Ordering::Relaxed) == 0 {
+            return IDLE_GOES_WITHIN;
+        }
         if idle.is_empty() && !misses.is_empty() {
             misses.asked.notify_last();
             return MISS_GOES_WITHIN;

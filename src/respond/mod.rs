@@ -118,9 +118,14 @@ impl Responder {
     /// Says why there is no image though the origin was, or should have been, asked (S27).
     pub fn failure(&self, asked: Asked<'_>, failure: &Failure, outcome: &Outcome) -> Response<Body> {
         let mut headers = self.error_head(asked, outcome);
-        match failure {
-            Failure::Budget(refused) => fields::refused(&mut headers, refused, self.tell_budget),
-            _ => headers.extend(failure.retry_after().map(|after| (header::RETRY_AFTER, whole_seconds(after)))),
+        if let Failure::Budget(refused) = failure {
+            fields::refused(&mut headers, refused, self.tell_budget);
+        } else {
+            headers.extend(failure.retry_after().map(|after| (header::RETRY_AFTER, whole_seconds(after))));
+        }
+        if matches!(failure, Failure::Crowded) {
+            // Refused for the sake of the place that its connection has.
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         let status = format!("ticketgate; error={}; details=\"{}\"", failure.proxy_error(), failure.reason());
         headers.insert(PROXY_STATUS, HeaderValue::try_from(status).expect("tokens are visible ASCII"));

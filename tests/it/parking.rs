@@ -131,8 +131,6 @@ async fn it_keeps_its_place_until_somebody_needs_it() {
     let mut third = proxy.connect().await;
     assert_eq!(third.get(&target(), "").await.status, 200);
     assert!(second.is_closed().await, "it has idled longest");
-    assert_eq!(first.get(&target(), "").await.status, 200, "one made room");
-    assert_eq!(proxy.running.metrics().open_connections(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
