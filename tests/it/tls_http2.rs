@@ -348,9 +348,14 @@ async fn a_connection_that_comes_in_the_drain_is_served_and_then_told_to_go() {
     let scene = scene(|config| config.server.drain_delay = PATIENCE).await;
     scene.proxy.running.drain();
     for _ in 0..20 {
-        let client = scene.client().await;
-        assert_eq!(client.get(&image(1)).await.status(), 200);
-        assert!(client.closes().await);
+        // hyper's client reports a GOAWAY now and then for a request that is answered all the same.
+        let (sender, connection) = scene.frames(|builder| builder).await;
+        let mut sender = timeout(PATIENCE, sender.ready()).await.unwrap().unwrap();
+        let request = Request::get(format!("https://localhost{}", image(1))).body(()).unwrap();
+        let (answer, _) = sender.send_request(request, true).unwrap();
+        assert_eq!(timeout(PATIENCE, answer).await.unwrap().unwrap().status(), 200);
+        drop(sender);
+        assert!(timeout(PATIENCE, connection).await.expect("closed in time").unwrap().is_ok());
     }
 }
 
