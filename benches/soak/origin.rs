@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
+use socket2::{Domain, Socket, Type};
 use ticketgate::clock::Clock;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -68,10 +69,11 @@ impl Origin {
         let (address, over) = (machine::free_address()?, CancellationToken::new());
         let (mood, seen) = watch::channel(Mood::Up);
         let answers = Answers { life, clock: Clock::system(), mood: seen };
-        let (end, listener) = (over.clone(), listener(address)?);
+        let (end, reserve, listener) = (over.clone(), reserve(address)?, listener(address)?);
         let thread = std::thread::Builder::new().name("origin".to_owned()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(end.run_until_cancelled(answers.come_and_go(listener)));
+            drop(reserve);
         })?;
         Ok(Self { address, mood, _over: over.drop_guard(), _thread: thread })
     }
@@ -80,6 +82,14 @@ impl Origin {
     pub fn is(&self, mood: Mood) {
         self.mood.send_replace(mood);
     }
+}
+
+/// Keeps the port while nobody listens there: among thousands of connections one would have it as its own.
+fn reserve(address: SocketAddr) -> Outcome<Socket> {
+    let reserve = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    reserve.set_reuse_address(true)?;
+    reserve.bind(&address.into())?;
+    Ok(reserve)
 }
 
 /// A port that was ours is taken again.

@@ -287,7 +287,7 @@ impl Metrics {
         registry.register("connections_open", "Open client connections", self.connections_open.clone());
         let help = "Connections over the share of a client, or of peers that may not speak the PROXY protocol";
         registry.register("connections_refused", help, self.connections_refused.clone());
-        let help = "Connections that idled, closed because others needed their places";
+        let help = "Connections that idled or had asked for nothing, closed because others needed their places";
         registry.register("connections_given_up", help, self.connections_given_up.clone());
         let help = "Connections that began with no whole PROXY header";
         registry.register("proxy_headers_refused", help, self.proxy_headers_refused.clone());
