@@ -14,6 +14,7 @@ mod compare;
 mod floor;
 mod machine;
 mod modes;
+mod options;
 mod origin;
 mod page;
 mod process;
@@ -22,8 +23,9 @@ mod report;
 mod server;
 mod tickets;
 mod tools;
+mod wire;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,6 +34,7 @@ use clap::Parser;
 use certificate::Certificate;
 use machine::Cores;
 use modes::{Bench, Mode, Scale};
+use options::Options;
 use report::Report;
 use server::{Ground, Kind, Programs};
 
@@ -47,7 +50,6 @@ const LONGEST_SMOKE_RUN: Duration = Duration::from_secs(600);
 
 /// Compares ticketgate with nginx, HAProxy and Varnish.
 #[derive(Debug, Parser)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[command(name = "peers", bin_name = "cargo bench --bench peers --")]
 struct Arguments {
     /// Measures everything, with every server that is installed
@@ -68,15 +70,6 @@ struct Arguments {
     /// Tries the harness: everything once, briefly; the figures mean nothing, and nothing is written
     #[arg(long)]
     quick: bool,
-    /// Writes the tables into docs/performance.md, and docs/peers.json and docs/peers.svg
-    #[arg(long)]
-    write: bool,
-    /// Stands in the written tables, such as "a busy machine"
-    #[arg(long, value_name = "WORDS")]
-    note: Option<String>,
-    /// The ticketgate to measure [default: this source, built for release]
-    #[arg(long, value_name = "FILE")]
-    binary: Option<PathBuf>,
     /// A second ticketgate, such as one from before a change; tables call it "other"
     #[arg(long, value_name = "FILE")]
     other: Option<PathBuf>,
@@ -86,9 +79,8 @@ struct Arguments {
     /// The largest cache of small images; at 1 million it takes 2 GB [default: 1000000]
     #[arg(long, value_name = "COUNT")]
     entries: Option<u64>,
-    /// Said by cargo
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    options: Options,
 }
 
 fn main() -> ExitCode {
@@ -120,7 +112,7 @@ fn measure(arguments: &Arguments) -> Outcome<ExitCode> {
     process::watch(directory.path().to_owned(), longest);
     let files = machine::raise_open_files();
     let programs = Programs {
-        ticketgate: program::copied(arguments.binary.as_deref(), arguments.quick, directory.path())?,
+        ticketgate: program::copied(arguments.options.binary.as_deref(), arguments.quick, directory.path())?,
         other: arguments.other.clone(),
     };
     let wanted = if arguments.servers.is_empty() { Kind::ALL.to_vec() } else { arguments.servers.clone() };
@@ -139,17 +131,12 @@ fn measure(arguments: &Arguments) -> Outcome<ExitCode> {
         files,
         directory: directory.path().to_owned(),
     };
-    let mut report = Report::new(&ground, &servers, arguments.note.clone());
+    let mut report = Report::new(&ground, &servers, arguments.options.note.clone());
     let bench = Bench { ground, servers, scale: scale(arguments), progress: |what| eprintln!("… {what}") };
     let modes = if arguments.modes.is_empty() { Mode::ALL.to_vec() } else { arguments.modes.clone() };
     let is_whole = bench.run(&modes, &mut report);
     report.print();
-    if arguments.write {
-        report.write(&Path::new(env!("CARGO_MANIFEST_DIR")).join("docs"))?;
-    } else {
-        // Written all the same, or nobody knew that it can be.
-        report.write(directory.path())?;
-    }
+    report.write(&arguments.options.destination(directory.path()))?;
     Ok(if is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -4,18 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use ticketgate::clock::Clock;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::Outcome;
-use crate::tickets;
+use crate::{tickets, wire};
 
-/// Bytes of a request's head at most.
-const LONGEST_HEAD: usize = 16 * 1024;
 /// How long an image may be kept.
 const WEEK: &str = "max-age=604800";
 
@@ -81,31 +79,22 @@ impl Answers {
     async fn serve(self, mut stream: TcpStream) {
         let _ = stream.set_nodelay(true);
         let mut head = Vec::with_capacity(1024);
-        loop {
-            head.clear();
-            while !head.ends_with(b"\r\n\r\n") {
-                if head.len() > LONGEST_HEAD || !stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
-                    return;
-                }
-            }
+        while let Some(target) = wire::next_target(&mut stream, &mut head).await {
             self.calls.fetch_add(1, Ordering::Relaxed);
             if !self.delay.is_zero() {
                 tokio::time::sleep(self.delay).await;
             }
-            if stream.write_all(&self.answer(&head)).await.is_err() {
+            if stream.write_all(&self.answer(&target)).await.is_err() {
                 return;
             }
         }
     }
 
-    fn answer(&self, head: &[u8]) -> Vec<u8> {
-        let head = String::from_utf8_lossy(head);
-        let target = head.split(' ').nth(1).unwrap_or_default();
-        let date = UNIX_EPOCH + Duration::from_secs(self.clock.now().wall.unix().cast_unsigned());
+    fn answer(&self, target: &str) -> Vec<u8> {
         let mut answer = format!(
             "HTTP/1.1 200 OK\r\nDate: {}\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\nCache-Control: {WEEK}\r\n\
              ETag: \"{:016x}\"\r\nLast-Modified: Wed, 16 Oct 2013 06:37:10 GMT\r\n\r\n",
-            httpdate::fmt_http_date(date),
+            wire::date(&self.clock),
             self.size,
             tickets::hash(target),
         )

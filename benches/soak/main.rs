@@ -31,6 +31,8 @@ mod client;
 #[expect(dead_code, reason = "the comparison finds programs, and has servers with several cores")]
 #[path = "../peers/machine.rs"]
 mod machine;
+#[path = "../peers/options.rs"]
+mod options;
 #[path = "../peers/page.rs"]
 mod page;
 #[expect(dead_code, reason = "the comparison tells processor time")]
@@ -41,8 +43,9 @@ mod program;
 #[expect(dead_code, reason = "the comparison asks in several orders")]
 #[path = "../peers/tickets.rs"]
 mod tickets;
+#[path = "../peers/wire.rs"]
+mod wire;
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -50,6 +53,7 @@ use clap::Parser;
 
 use certificate::Certificate;
 use machine::Cores;
+use options::Options;
 use report::Report;
 use scale::Scale;
 use scenarios::{Scenario, Soak};
@@ -84,21 +88,11 @@ struct Arguments {
     /// All of it in a minute, with short deadlines
     #[arg(long)]
     quick: bool,
-    /// Writes the tables into docs/reliability.md, and docs/soak.json
-    #[arg(long)]
-    write: bool,
-    /// Stands in the written tables, such as "a busy machine"
-    #[arg(long, value_name = "WORDS")]
-    note: Option<String>,
-    /// The ticketgate to soak [default: this source, built for release]
-    #[arg(long, value_name = "FILE")]
-    binary: Option<PathBuf>,
     /// Sets a variable of the server, such as `TICKETGATE_TIMEOUTS_HEAD=1h`, to see a check fail
     #[arg(long = "env", value_name = "NAME=VALUE")]
     environment: Vec<String>,
-    /// Said by cargo
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    options: Options,
 }
 
 fn main() -> ExitCode {
@@ -121,12 +115,12 @@ fn run(arguments: &Arguments) -> Outcome<ExitCode> {
     let longest = if arguments.quick { LONGEST_SMOKE_RUN } else { LONGEST_RUN };
     process::watch(directory.path().to_owned(), longest + scale.together);
     machine::raise_open_files();
-    let program = program::copied(arguments.binary.as_deref(), arguments.quick, directory.path())?;
+    let program = program::copied(arguments.options.binary.as_deref(), arguments.quick, directory.path())?;
     let cores = Cores::share();
     machine::pin(&cores.load);
     let scenarios = if arguments.scenarios.is_empty() { Scenario::ALL.to_vec() } else { arguments.scenarios.clone() };
     let names = scenarios.iter().map(|scenario| format!("{scenario:?}")).collect();
-    let mut report = Report::new(&cores, names, arguments.note.clone());
+    let mut report = Report::new(&cores, names, arguments.options.note.clone());
     let certificate = Certificate::make(directory.path())?;
     let environment = arguments.environment.iter().map(|pair| variable(pair)).collect::<Outcome<_>>()?;
     let directory = directory.path();
@@ -137,12 +131,7 @@ fn run(arguments: &Arguments) -> Outcome<ExitCode> {
     }
     report.print();
     let holds = report.holds();
-    // Written all the same, or nobody knew that it can be.
-    report.write(&if arguments.write {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
-    } else {
-        directory.to_owned()
-    })?;
+    report.write(&arguments.options.destination(directory))?;
     Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -1,21 +1,18 @@
 //! The origin: an image for every ticket but rubbish, which it does not know; and it can be down in several ways.
 
 use std::net::SocketAddr;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use ticketgate::clock::Clock;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::tickets::{self, IMAGE};
-use crate::{Outcome, machine, strangers};
-
-/// Bytes of a request's head at most.
-const LONGEST_HEAD: usize = 16 * 1024;
+use crate::{Outcome, machine, strangers, wire};
 
 /// How it fares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,30 +128,21 @@ impl Answers {
     async fn serve(mut self, mut stream: TcpStream) {
         let _ = stream.set_nodelay(true);
         let mut head = Vec::with_capacity(1024);
-        loop {
-            head.clear();
-            while !head.ends_with(b"\r\n\r\n") {
-                if head.len() > LONGEST_HEAD || !stream.read_buf(&mut head).await.is_ok_and(|read| read > 0) {
-                    return;
-                }
-            }
+        while let Some(target) = wire::next_target(&mut stream, &mut head).await {
             let mood = *self.mood.borrow();
             if mood == Mood::Silent {
                 let _ = self.mood.wait_for(|mood| *mood != Mood::Silent).await;
                 return;
             }
-            let answer = if mood == Mood::Failing { failure() } else { self.answer(&head) };
+            let answer = if mood == Mood::Failing { failure() } else { self.answer(&target) };
             if stream.write_all(&answer).await.is_err() {
                 return;
             }
         }
     }
 
-    fn answer(&self, head: &[u8]) -> Vec<u8> {
-        let head = String::from_utf8_lossy(head);
-        let target = head.split(' ').nth(1).unwrap_or_default();
-        let date = UNIX_EPOCH + Duration::from_secs(self.clock.now().wall.unix().cast_unsigned());
-        let date = httpdate::fmt_http_date(date);
+    fn answer(&self, target: &str) -> Vec<u8> {
+        let date = wire::date(&self.clock);
         if strangers::is_rubbish(target) {
             return format!("HTTP/1.1 404 Not Found\r\nDate: {date}\r\nContent-Length: 0\r\n\r\n").into_bytes();
         }
