@@ -7,12 +7,15 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::Outcome;
+use crate::alarm::Alarm;
 
 /// Bytes of an answer's head at most.
 const LONGEST_HEAD: usize = 16 * 1024;
+/// The fractions of its multiples are spread evenly.
+const GOLDEN: f64 = 0.618_033_988_749_894_9;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -187,7 +190,9 @@ pub async fn judged(
         for number in 0..connections {
             let (asks, judge) = (Rc::clone(&asks), Rc::clone(&judge));
             tasks.spawn_local(async move {
-                let mut one = One { begun, number, connections, pace, stream: None, latencies: Vec::new(), bytes: 0 };
+                let alarm = Alarm::new()?;
+                let mut one =
+                    One { begun, number, connections, pace, alarm, stream: None, latencies: Vec::new(), bytes: 0 };
                 one.go(address, &asks, end, &judge).await.map(|()| one)
             });
         }
@@ -208,6 +213,7 @@ struct One {
     number: usize,
     connections: usize,
     pace: Pace,
+    alarm: Alarm,
     stream: Option<TcpStream>,
     latencies: Vec<Duration>,
     bytes: u64,
@@ -227,7 +233,7 @@ impl One {
             if is_over {
                 return Ok(());
             }
-            let asked = self.turn(count).await;
+            let asked = self.turn(count).await?;
             let question = &asks[at % asks.len()];
             let answer = timeout(PATIENCE, self.ask(address, question, &mut body))
                 .await
@@ -252,15 +258,17 @@ impl One {
     }
 
     /// Waits for its turn; tells from when the answer's time counts.
-    async fn turn(&self, count: usize) -> Instant {
+    async fn turn(&self, count: usize) -> Outcome<Instant> {
         let now = Instant::now();
-        let Pace::Steady(rate) = self.pace else { return now };
-        let turn = (self.number + count * self.connections) as f64 / rate;
-        let due = self.begun + Duration::from_secs_f64(turn);
+        let Pace::Steady(rate) = self.pace else { return Ok(now) };
+        let turn = self.number + count * self.connections;
+        // Somewhere in its part of a second, or it came with every wave of whoever comes as steadily, or with none.
+        let somewhere = (turn as f64 * GOLDEN).fract();
+        let due = self.begun + Duration::from_secs_f64((turn as f64 + somewhere) / rate);
         if due < now {
-            return due;
+            return Ok(due);
         }
-        sleep_until(due).await;
-        Instant::now()
+        self.alarm.at(due).await?;
+        Ok(Instant::now())
     }
 }

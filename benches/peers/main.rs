@@ -7,6 +7,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "tables to read are all it is for")]
 #![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "figures are small and positive")]
 
+mod alarm;
 mod certificate;
 mod chart;
 mod client;

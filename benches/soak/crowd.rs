@@ -1,4 +1,4 @@
-//! Many slow clients of a kind: as many at any time, since whoever was closed comes again, until it is enough.
+//! Many slow clients of a kind: they come once, or as many are there at any time, since whoever was closed comes again.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -14,6 +14,15 @@ use crate::slow::{End, Kind, Place};
 const EARLY: u32 = 8;
 /// Before somebody comes again who could not come.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// When they come.
+#[derive(Debug, Clone, Copy)]
+pub enum Coming {
+    /// Once, at an even pace within so long.
+    Once(Duration),
+    /// Again and again, spread over the time that they stay.
+    Again,
+}
 
 /// How the connections of a kind ended.
 #[derive(Debug, Default, Clone)]
@@ -32,16 +41,18 @@ pub struct Tally {
     pub why: Option<String>,
 }
 
-/// Has `count` slow clients of `kind` stay at `place`, spread over the time that they stay. `enough` ends their coming; it
-/// is waited until all are gone.
-pub async fn gather(place: Place, kind: Kind, count: usize, enough: CancellationToken) -> Tally {
+/// Has `count` slow clients of `kind` stay at `place`. `enough` ends their coming; it is waited until all are gone.
+pub async fn gather(place: Place, kind: Kind, count: usize, coming: Coming, enough: CancellationToken) -> Tally {
     let tally = Rc::new(RefCell::new(Tally::default()));
+    let (within, comes_again) = match coming {
+        Coming::Once(within) => (within, false),
+        Coming::Again => (kind.stay(&place.timeouts), true),
+    };
     let mut clients = JoinSet::new();
     for number in 0..count {
         let (place, tally, enough) = (place.clone(), Rc::clone(&tally), enough.clone());
         clients.spawn_local(async move {
-            let turn = kind.stay(&place.timeouts).mul_f64(number as f64 / count as f64);
-            enough.run_until_cancelled(sleep(turn)).await;
+            enough.run_until_cancelled(sleep(within.mul_f64(number as f64 / count as f64))).await;
             while !enough.is_cancelled() {
                 match place.stay(kind, number).await {
                     Ok(end) => tally.borrow_mut().note(end, kind.deadline(&place.timeouts)),
@@ -49,6 +60,9 @@ pub async fn gather(place: Place, kind: Kind, count: usize, enough: Cancellation
                         tally.borrow_mut().fail(why.to_string());
                         sleep(PAUSE).await;
                     }
+                }
+                if !comes_again {
+                    return;
                 }
             }
         });

@@ -22,6 +22,8 @@ mod slow;
 mod strangers;
 mod watch;
 
+#[path = "../peers/alarm.rs"]
+mod alarm;
 #[expect(dead_code, reason = "the comparison has a server that wants both in one file")]
 #[path = "../peers/certificate.rs"]
 mod certificate;

@@ -11,12 +11,16 @@ pub struct Scale {
     pub good: f64,
     /// A piece of good load beside trouble: its p99 is one figure.
     pub window: Duration,
+    /// A shorter one, beside those who are not there for long.
+    pub glance: Duration,
     /// Rubbish tickets of the flood.
     pub rubbish: u64,
     /// The flood's longest time, whatever is left.
     pub flood: Duration,
     /// Slow connections of each kind.
     pub slow: usize,
+    /// How long the good load is looked at beside them, at least.
+    pub slow_look: Duration,
     /// How long the origin is down in each way.
     pub outage: Duration,
     /// How long the origin's images are fresh where it goes down.
@@ -36,9 +40,11 @@ impl Scale {
     pub const USUAL: Self = Self {
         good: 1000.0,
         window: Duration::from_secs(5),
+        glance: Duration::from_secs(1),
         rubbish: 10_000_000,
         flood: Duration::from_secs(20 * 60),
         slow: 5000,
+        slow_look: Duration::from_secs(30),
         outage: Duration::from_secs(20),
         life: Duration::from_secs(5),
         together: Duration::from_secs(15 * 60),
@@ -50,9 +56,11 @@ impl Scale {
     pub const SMOKE: Self = Self {
         good: 200.0,
         window: Duration::from_millis(300),
+        glance: Duration::from_millis(100),
         rubbish: 30_000,
         flood: Duration::from_secs(5),
         slow: 200,
+        slow_look: Duration::from_millis(300),
         outage: Duration::from_secs(2),
         life: Duration::from_secs(1),
         together: Duration::from_secs(5),

@@ -115,6 +115,13 @@ impl Soak {
         self.windows(field, |count| count == WINDOWS).await
     }
 
+    /// Good load in short windows, for so long.
+    async fn glances(&self, field: &Field, time: Duration) -> Outcome<Served> {
+        let begun = Instant::now();
+        let (address, window) = (field.server.address, self.scale.glance);
+        field.hot.windows(address, self.scale.good, window, |_| begun.elapsed() + window > time).await
+    }
+
     async fn windows(&self, field: &Field, is_over: impl Fn(usize) -> bool) -> Outcome<Served> {
         field.hot.windows(field.server.address, self.scale.good, self.scale.window, is_over).await
     }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Field, Soak, promise_closed, promise_hits};
 use crate::aside::Aside;
 use crate::client::Ask;
-use crate::crowd::{self, Tally};
+use crate::crowd::{self, Coming, Tally};
 use crate::flood::{Flood, Flooded};
 use crate::good::Served;
 use crate::origin::Mood;
@@ -84,7 +84,7 @@ impl Soak {
         let floods = Aside::begin("floods", || async { tokio::join!(rubbish.run(), foreign.run()) })?;
         let (place, count, enough) = (self.place(field)?, self.scale.slow_together, until.clone());
         let crowds = Aside::begin("crowds", move || async move {
-            let gather = |kind| crowd::gather(place.clone(), kind, count, enough.clone());
+            let gather = |kind| crowd::gather(place.clone(), kind, count, Coming::Again, enough.clone());
             futures_util::future::join_all(Kind::ALL.map(gather)).await
         })?;
         let (begun, open) = (Instant::now(), Cell::new(0));
