@@ -7,6 +7,10 @@ use std::sync::Arc;
 /// Where a fault can strike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stage {
+    /// Before a connection that was accepted is handed over.
+    Welcome,
+    /// Before the cache is tended.
+    Tend,
     /// Before a request's route is found.
     Route,
     /// Before its ticket is read.

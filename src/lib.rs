@@ -20,8 +20,8 @@
 //! the time, [`peer`] is who speaks to us, [`arrival`] how a request came, `forwarded` reads what proxies say of each other, `query` what stands
 //! behind a question mark, [`via`] is our own hop, [`trace`]
 //! whose trace a request belongs to, [`remembered`] what answers say again and
-//! again, [`latency`] how long they take, [`failures`] which images were not shown, [`fault`] is
-//! trouble on purpose.
+//! again, [`latency`] how long they take, [`failures`] which images were not shown, `mishap` is a mistake of ours in work that
+//! goes on all the same, [`fault`] trouble on purpose.
 //!
 //! What decides (tickets, freshness, judgement) is pure and takes the time as an argument. `ARCHITECTURE.md` draws the
 //! layers: imports point down them.
@@ -50,6 +50,7 @@ pub mod laws;
 pub mod limit;
 pub mod log;
 pub mod metrics;
+mod mishap;
 pub mod moment;
 pub mod origin;
 #[cfg(feature = "otel")]

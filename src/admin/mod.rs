@@ -39,6 +39,7 @@ use crate::exchange::Records;
 use crate::fault::Stage;
 use crate::log::access::shortened;
 use crate::metrics::{Metrics, Reading};
+use crate::mishap::outlived;
 use crate::moment::Moment;
 use crate::proxy::Shared;
 use crate::server::drain::Drain;
@@ -101,7 +102,10 @@ impl<T: Operated> Admin<T> {
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             due.tick().await;
-            self.samples.take(self.clock.now(), &Counted::now(&self.metrics, self.records.failures()));
+            let turn = async {
+                self.samples.take(self.clock.now(), &Counted::now(&self.metrics, self.records.failures()));
+            };
+            let _ = outlived(turn, &self.metrics).await;
         }
     }
 }

@@ -25,10 +25,11 @@ use crate::cache::Cache;
 use crate::clock::Clock;
 use crate::config::{Config, Sources};
 use crate::exchange::{Exchanges, Records};
-use crate::fault::Faults;
+use crate::fault::{Faults, Stage};
 use crate::forward::Forward;
 use crate::log::{Control, START};
 use crate::metrics::Metrics;
+use crate::mishap::outlived;
 use crate::otel::Tracer;
 use crate::outbound::BadCaFile;
 use crate::proxy::{Proxy, Shared};
@@ -189,7 +190,7 @@ impl App {
     pub fn start(self) -> Result<Running, StartError> {
         let server = &self.config.server;
         let drain = Drain::new(Times { delay: server.drain_delay, whole: server.drain });
-        let Surroundings { clock, log, .. } = self.ground.around.clone();
+        let Surroundings { clock, log, faults, .. } = self.ground.around.clone();
         let metrics = Arc::clone(&self.ground.metrics);
         let tracer = Tracer::start(&self.config.trace, self.background.handle(), &clock, &metrics);
         let tracer = tracer.map_err(StartError::CaFile)?;
@@ -203,12 +204,12 @@ impl App {
             self;
         let metrics = Arc::clone(&ground.metrics);
         let (counted, sockets) = (Arc::clone(&metrics), Arc::clone(&legacy));
-        let door = Door { places: Arc::clone(&places), workers, metrics: counted, legacy: sockets };
+        let door = Door { places: Arc::clone(&places), workers, metrics: counted, legacy: sockets, faults: faults.clone() };
         background.spawn(listener::accept(listeners, door, drain.clone()));
-        background.spawn(tend(Arc::clone(&shared.cache)));
+        background.spawn(tend(Arc::clone(&shared.cache), Arc::clone(&metrics), faults));
         background.spawn(limit_drain(drain.clone()));
         if let Some(renewal) = renewal.clone() {
-            background.spawn(renewal::watch(renewal, ground.around.certificate_poll));
+            background.spawn(renewal::watch(renewal, ground.around.certificate_poll, Arc::clone(&metrics)));
         }
         let shared = Arc::new(ArcSwap::new(shared));
         background.spawn(own::warm(cold, Arc::clone(&shared), drain.clone()));
@@ -335,12 +336,16 @@ fn announce(addresses: Addresses) {
 }
 
 /// Ends with its runtime.
-async fn tend(cache: Arc<Cache>) {
+async fn tend(cache: Arc<Cache>, metrics: Arc<Metrics>, faults: Faults) {
     let mut due = tokio::time::interval(TEND_EVERY);
     loop {
         due.tick().await;
-        cache.tend();
-        give_memory_back();
+        let turn = async {
+            faults.strike(Stage::Tend);
+            cache.tend();
+            give_memory_back();
+        };
+        let _ = outlived(turn, &metrics).await;
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::otlp::{self, Span};
 use crate::metrics::{Fate, Metrics};
+use crate::mishap::outlived;
 use crate::outbound::{BadCaFile, Connector, trust};
 
 /// Spans that go in one request, at most.
@@ -57,10 +58,11 @@ impl Exporter {
     }
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Item>) {
+        let metrics = Arc::clone(&self.metrics);
         while let Some(first) = queue.recv().await {
             let (batch, flush) = gather(first, &mut queue).await;
             if !batch.is_empty() {
-                self.send(&batch).await;
+                let _ = outlived(self.send(&batch), &metrics).await;
             }
             // Fails when nobody waits any more.
             let _ = flush.map(|sent| sent.send(()));

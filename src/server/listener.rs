@@ -13,7 +13,9 @@ use super::drain::Drain;
 use super::inheritance::Legacy;
 use super::places::{Place, Places};
 use super::workers::{Accepted, Workers};
+use crate::fault::{Faults, Stage};
 use crate::metrics::Metrics;
+use crate::mishap::outlived;
 
 /// Connections the kernel may hold for us before they are accepted.
 const BACKLOG: i32 = 4096;
@@ -72,7 +74,7 @@ pub async fn accept(listeners: Vec<Listener>, door: Door, drain: Drain) -> io::R
     let in_hand = tokio::select! {
         // Cuts even a hand-over that cannot proceed.
         () = drain.over() => return Ok(()),
-        in_hand = door.stand_open(&mut open, delayed(&drain)) => in_hand,
+        in_hand = door.go_on(&mut open, &drain) => in_hand,
     };
     // First, since idle connections may hold the places that those in the queues wait for.
     drain.lose_listener();
@@ -81,7 +83,7 @@ pub async fn accept(listeners: Vec<Listener>, door: Door, drain: Drain) -> io::R
     let queues = if drain.is_handed_over() { Vec::new() } else { unwatched(open.listeners)? };
     tokio::select! {
         () = drain.over() => {}
-        () = door.empty(in_hand, &queues) => {}
+        _ = outlived(door.empty(in_hand, &queues), &door.metrics) => {}
     }
     Ok(())
 }
@@ -142,9 +144,21 @@ pub struct Door {
     pub metrics: Arc<Metrics>,
     /// Second descriptors of the sockets, which are closed with them.
     pub legacy: Arc<Legacy>,
+    /// Trouble that tests prepare.
+    pub faults: Faults,
 }
 
 impl Door {
+    /// Accepts until the drain has been announced for long enough. A mistake of ours costs the connection in hand: nobody else
+    /// accepts.
+    async fn go_on(&self, queues: &mut Queues, drain: &Drain) -> Option<Newcomer> {
+        loop {
+            if let Some(in_hand) = outlived(self.stand_open(queues, delayed(drain)), &self.metrics).await {
+                return in_hand;
+            }
+        }
+    }
+
     /// Accepts until `closing`; a connection once accepted is always handed over, or returned where `closing` came before its
     /// place. It is accepted first: nobody is asked to make room for somebody who has not come.
     async fn stand_open(&self, queues: &mut Queues, closing: impl Future<Output = ()>) -> Option<Newcomer> {
@@ -181,6 +195,7 @@ impl Door {
     }
 
     async fn welcome(&self, place: Option<Place>, (stream, peer, entrance): Newcomer) {
+        self.faults.strike(Stage::Welcome);
         let Some(place) = place else {
             self.metrics.connections_refused.inc();
             return;

@@ -291,6 +291,41 @@ async fn a_panic_in_the_relay_or_before_the_operator_costs_that_call() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_while_a_connection_is_taken_in_costs_that_one_and_the_door_stays_open() {
+    let origin = Origin::answering(Answer::image()).await;
+    let prepared = Prepared::at(Stage::Welcome);
+    let proxy = Proxy::faulty(&origin, prepared.faults.clone(), narrow);
+    let target = tickets::target(&tickets::permanent(1));
+    prepared.times(20);
+    for _ in 0..20 {
+        let mut turned_away = proxy.connect().await;
+        assert!(turned_away.is_closed().await);
+    }
+    counted(&proxy, 20).await;
+    // With two places in all, the first that was lost would be missed.
+    for _ in 0..3 {
+        let answer = asked(&proxy, &target).await.unwrap();
+        assert_eq!((answer.status, answer.body), (200, jpeg()));
+    }
+    counted(&proxy, 20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_while_the_cache_is_tended_costs_that_turn() {
+    let origin = Origin::answering(Answer::image()).await;
+    let (prepared, turns) = (Prepared::at(Stage::Tend), Arc::new(AtomicUsize::new(0)));
+    let (strike, count) = (prepared.faults.clone(), Arc::clone(&turns));
+    let faults = Faults::new(move |at| {
+        count.fetch_add(usize::from(at == Stage::Tend), Ordering::SeqCst);
+        strike.strike(at);
+    });
+    prepared.times(1);
+    let proxy = Proxy::faulty(&origin, faults, |_| {});
+    eventually("it is tended again", || turns.load(Ordering::SeqCst) > 1).await;
+    counted(&proxy, 1).await;
+}
+
 /// All threads, all stages, at random: what is left is as good as new.
 #[tokio::test(flavor = "multi_thread")]
 async fn panics_everywhere_at_once_leave_every_place_free() {

@@ -101,16 +101,18 @@ impl Renewal {
     }
 }
 
-/// Lets `renewal` look `every` so often, away from those who serve. Ends with its runtime.
-pub async fn watch(renewal: Arc<Mutex<Renewal>>, every: Duration) {
+/// Lets `renewal` look `every` so often, away from those who serve. A panic costs one look, and is counted. Ends with its runtime.
+pub async fn watch(renewal: Arc<Mutex<Renewal>>, every: Duration, metrics: Arc<Metrics>) {
     let mut due = tokio::time::interval(every);
     loop {
         due.tick().await;
         let renewal = Arc::clone(&renewal);
         // A file system may hang.
         let looking = move || renewal.lock().unwrap_or_else(PoisonError::into_inner).look();
-        if tokio::task::spawn_blocking(looking).await.is_err() {
-            return;
+        match tokio::task::spawn_blocking(looking).await {
+            Err(error) if error.is_panic() => drop(metrics.panics.inc()),
+            Err(_) => return,
+            Ok(()) => {}
         }
     }
 }
