@@ -197,6 +197,7 @@ impl App {
         let records = Records::new(metrics, clock.clone(), log, tracer.clone());
         let services = self.services(&drain, &records)?;
         let (workers, threads) = Workers::start(&services).map_err(StartError::System)?;
+        self.ground.metrics.connections_may_be(server.max_connections);
         let trust = self.shared.trust.clone();
         let crowd = Arc::clone(self.shared.limits.crowd());
         let places = Places::new(server.max_connections, server.max_connections_per_client, trust, crowd);

@@ -175,6 +175,7 @@ impl Reload {
             files::raise_limit(all, to_app);
         }
         self.places.resize(all, per_client, Trust::new(&config.clients));
+        self.ground.metrics.connections_may_be(all);
         self.drain.set_times(Times { delay: server.drain_delay, whole: server.drain });
         self.ground.around.log.retune(&config.log);
     }

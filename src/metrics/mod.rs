@@ -66,6 +66,7 @@ pub struct Metrics {
     collapsed: Counter,
     origin_duration: Histogram,
     connections_open: Gauge,
+    connections_max: Gauge,
     /// Connections closed because their client had its share, or because with `proxy_protocol` their peer is not trusted.
     pub connections_refused: Counter,
     /// Connections that idled, and were closed because others needed their places.
@@ -221,6 +222,7 @@ impl Metrics {
             collapsed: Counter::default(),
             origin_duration: Histogram::new(exponential_buckets(0.005, 2.0, 13)),
             connections_open: Gauge::default(),
+            connections_max: Gauge::default(),
             connections_refused: Counter::default(),
             connections_given_up: Counter::default(),
             proxy_headers_refused: Counter::default(),
@@ -250,7 +252,7 @@ impl Metrics {
         self.register_relay(registry);
         self.register_connections(registry);
         self.gauges.register(registry);
-        registry.register("panics", "Mistakes of ours that each cost a request or a fill", self.panics.clone());
+        registry.register("panics", "Mistakes of ours that each cost a request, a fill or a turn of other work", self.panics.clone());
         registry.register("trace_spans", "Spans for the collector of traces", self.spans.clone());
         registry.register_collector(Box::new(self.tallies.clone()));
         let build = [("version", env!("CARGO_PKG_VERSION")), ("features", FEATURES)];
@@ -285,6 +287,8 @@ impl Metrics {
 
     fn register_connections(&self, registry: &mut Registry) {
         registry.register("connections_open", "Open client connections", self.connections_open.clone());
+        let help = "Client connections that may be open at once";
+        registry.register("connections_max", help, self.connections_max.clone());
         let help = "Connections over the share of a client, or of peers that may not speak the PROXY protocol";
         registry.register("connections_refused", help, self.connections_refused.clone());
         let help = "Connections that idled or had asked for nothing, closed because others needed their places";
@@ -398,6 +402,11 @@ impl Metrics {
     /// Counts of its own for a thread.
     pub fn tally(&self) -> Arc<Tally> {
         self.tallies.one_more()
+    }
+
+    /// Notes how many connections may be open at once.
+    pub fn connections_may_be(&self, most: usize) {
+        self.connections_max.set(i64::try_from(most).unwrap_or(i64::MAX));
     }
 
     /// Counts a connection as open until the returned value is dropped.

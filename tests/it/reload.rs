@@ -136,9 +136,12 @@ async fn timeouts_caps_and_trust_hold_for_connections_that_come_later() {
     assert_eq!(open.get("/a", "X-Forwarded-For: 203.0.113.9\r\n").await.status, 200);
     config.server.timeouts.keep_alive = Duration::from_millis(50);
     config.clients.trusted_proxies = vec![Trusted::Net("10.0.0.0/8".parse().unwrap())];
-    config.server.max_connections_per_client = 2;
-    let keys = ["limits.max_connections_per_client", "timeouts.keep_alive", "trusted_proxies"];
+    (config.server.max_connections, config.server.max_connections_per_client) = (77, 2);
+    let keys = ["limits.max_connections", "limits.max_connections_per_client", "timeouts.keep_alive", "trusted_proxies"];
+    let most = || proxy.running.metrics().exposition(proxy.running.reading()).lines().find_map(most_connections);
+    assert_eq!(most(), Some(10_000));
     assert_eq!(applied(&proxy, &config), keys);
+    assert_eq!(most(), Some(77));
     let mut later = proxy.connect().await;
     assert_eq!(later.get("/b", "X-Forwarded-For: 203.0.113.9\r\n").await.status, 200);
     let forwarded = |number: usize| app.heads()[number].to_ascii_lowercase().contains("203.0.113.9");
@@ -148,6 +151,10 @@ async fn timeouts_caps_and_trust_hold_for_connections_that_come_later() {
     let (mut second, mut third) = (proxy.connect().await, proxy.connect().await);
     second.send("GET /d HTTP/1.1\r\nHost: a\r\n").await;
     assert!(third.is_closed().await, "loopback is counted now");
+}
+
+fn most_connections(line: &str) -> Option<u64> {
+    line.strip_prefix("ticketgate_connections_max ")?.parse().ok()
 }
 
 #[tokio::test(flavor = "multi_thread")]
