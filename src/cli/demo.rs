@@ -50,8 +50,14 @@ fn introduction(demo: &Demo) -> String {
          open      {}\n  \
          or twice  curl -si '{}' | head -n 13\n            \
          (a miss, then a hit)\n  \
+         status    http://{}/\n            \
+         (what an operator sees)\n  \
+         your own  TICKETGATE_ORIGIN_URL=http://{} ticketgate --config FILE\n            \
+         (a configuration of yours before the stand-in, as long as this runs)\n  \
          end       Ctrl-C\n",
         demo.url(),
         demo.image_url(),
+        demo.running().addresses().admin.expect("the demo lets an operator look"),
+        demo.stand_in(),
     )
 }

@@ -86,7 +86,7 @@ async fn the_demo_prints_where_to_look_and_an_image_that_is_a_miss_and_then_a_hi
     let directory = TempDir::new().unwrap();
     let mut command = ticketgate(&directory, &["demo", "--listen", "127.0.0.1:0"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let lines: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().take(7).map(Result::unwrap).collect();
+    let lines: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().take(11).map(Result::unwrap).collect();
     let after = |mark: &str| lines.iter().find_map(|line| line.split_once(mark)).expect(mark).1;
     let address: SocketAddr = after("http://").split_once('/').unwrap().0.parse().unwrap();
     let image = after("curl -si '").split_once('\'').unwrap().0;
@@ -98,6 +98,16 @@ async fn the_demo_prints_where_to_look_and_an_image_that_is_a_miss_and_then_a_hi
         assert_eq!((answer.status, answer.header("content-type")), (200, Some("image/jpeg")));
     }
     assert!(connection.get("/", "Connection: close\r\n").await.text().contains("<img"));
+    let status: SocketAddr = after("status    http://").trim_end_matches('/').parse().unwrap();
+    assert!(Connection::to_operator(status).await.get("/", "Connection: close\r\n").await.text().contains("<title>"));
+    // A configuration of one's own before the same stand-in.
+    let origin = after("TICKETGATE_ORIGIN_URL=").split_once(' ').unwrap().0;
+    let own = TempDir::new().unwrap();
+    let mut command = ticketgate(&own, &ON_FREE_PORTS);
+    command.env("TICKETGATE_ORIGIN_URL", origin);
+    let mut server = Server::run(command, own);
+    let public = self::address(&server.log_line_saying("listening"), "public");
+    assert_eq!(Connection::open(public).await.get(target, "Connection: close\r\n").await.status, 200);
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
