@@ -205,7 +205,8 @@ impl App {
             self;
         let metrics = Arc::clone(&ground.metrics);
         let (counted, sockets) = (Arc::clone(&metrics), Arc::clone(&legacy));
-        let door = Door { places: Arc::clone(&places), workers, metrics: counted, legacy: sockets, faults: faults.clone() };
+        let door =
+            Door { places: Arc::clone(&places), workers, metrics: counted, legacy: sockets, faults: faults.clone() };
         background.spawn(listener::accept(listeners, door, drain.clone()));
         background.spawn(tend(Arc::clone(&shared.cache), Arc::clone(&metrics), faults));
         background.spawn(limit_drain(drain.clone()));

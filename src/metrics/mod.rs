@@ -252,7 +252,11 @@ impl Metrics {
         self.register_relay(registry);
         self.register_connections(registry);
         self.gauges.register(registry);
-        registry.register("panics", "Mistakes of ours that each cost a request, a fill or a turn of other work", self.panics.clone());
+        registry.register(
+            "panics",
+            "Mistakes of ours that each cost a request, a fill or a turn of other work",
+            self.panics.clone(),
+        );
         registry.register("trace_spans", "Spans for the collector of traces", self.spans.clone());
         registry.register_collector(Box::new(self.tallies.clone()));
         let build = [("version", env!("CARGO_PKG_VERSION")), ("features", FEATURES)];

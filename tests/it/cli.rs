@@ -86,7 +86,8 @@ async fn the_demo_prints_where_to_look_and_an_image_that_is_a_miss_and_then_a_hi
     let directory = TempDir::new().unwrap();
     let mut command = ticketgate(&directory, &["demo", "--listen", "127.0.0.1:0"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-    let lines: Vec<String> = BufReader::new(child.stdout.take().unwrap()).lines().take(11).map(Result::unwrap).collect();
+    let lines: Vec<String> =
+        BufReader::new(child.stdout.take().unwrap()).lines().take(11).map(Result::unwrap).collect();
     let after = |mark: &str| lines.iter().find_map(|line| line.split_once(mark)).expect(mark).1;
     let address: SocketAddr = after("http://").split_once('/').unwrap().0.parse().unwrap();
     let image = after("curl -si '").split_once('\'').unwrap().0;

@@ -137,7 +137,8 @@ async fn timeouts_caps_and_trust_hold_for_connections_that_come_later() {
     config.server.timeouts.keep_alive = Duration::from_millis(50);
     config.clients.trusted_proxies = vec![Trusted::Net("10.0.0.0/8".parse().unwrap())];
     (config.server.max_connections, config.server.max_connections_per_client) = (77, 2);
-    let keys = ["limits.max_connections", "limits.max_connections_per_client", "timeouts.keep_alive", "trusted_proxies"];
+    let keys =
+        ["limits.max_connections", "limits.max_connections_per_client", "timeouts.keep_alive", "trusted_proxies"];
     let most = || proxy.running.metrics().exposition(proxy.running.reading()).lines().find_map(most_connections);
     assert_eq!(most(), Some(10_000));
     assert_eq!(applied(&proxy, &config), keys);
