@@ -25,7 +25,7 @@ pub async fn outlived<T>(work: impl Future<Output = T>, metrics: &Metrics) -> Op
     };
     if done.is_none() {
         metrics.panics.inc();
-        tracing::error!("a mistake of ours ended a task that goes on; please report the panic above");
+        tracing::error!("a mistake of ours cost a turn of work that goes on; please report the panic above");
         tokio::time::sleep(REST).await;
     }
     done

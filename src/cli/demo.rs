@@ -52,7 +52,7 @@ fn introduction(demo: &Demo) -> String {
          (a miss, then a hit)\n  \
          status    http://{}/\n            \
          (what an operator sees)\n  \
-         your own  TICKETGATE_ORIGIN_URL=http://{} ticketgate --config FILE\n            \
+         your own  TICKETGATE_ORIGIN_URL=http://{} ticketgate --listen 127.0.0.1:0 --config FILE\n            \
          (a configuration of yours before the stand-in, as long as this runs)\n  \
          end       Ctrl-C\n",
         demo.url(),

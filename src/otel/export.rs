@@ -62,7 +62,9 @@ impl Exporter {
         while let Some(first) = queue.recv().await {
             let (batch, flush) = gather(first, &mut queue).await;
             if !batch.is_empty() {
-                let _ = outlived(self.send(&batch), &metrics).await;
+                if outlived(self.send(&batch), &metrics).await.is_none() {
+                    metrics.traced(Fate::Lost, batch.len() as u64);
+                }
             }
             // Fails when nobody waits any more.
             let _ = flush.map(|sent| sent.send(()));

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -83,7 +84,7 @@ pub async fn accept(listeners: Vec<Listener>, door: Door, drain: Drain) -> io::R
     let queues = if drain.is_handed_over() { Vec::new() } else { unwatched(open.listeners)? };
     tokio::select! {
         () = drain.over() => {}
-        _ = outlived(door.empty(in_hand, &queues), &door.metrics) => {}
+        () = door.empty(in_hand, &queues) => {}
     }
     Ok(())
 }
@@ -152,8 +153,9 @@ impl Door {
     /// Accepts until the drain has been announced for long enough. A mistake of ours costs the connection in hand: nobody else
     /// accepts.
     async fn go_on(&self, queues: &mut Queues, drain: &Drain) -> Option<Newcomer> {
+        let mut closing = pin!(delayed(drain));
         loop {
-            if let Some(in_hand) = outlived(self.stand_open(queues, delayed(drain)), &self.metrics).await {
+            if let Some(in_hand) = outlived(self.stand_open(queues, closing.as_mut()), &self.metrics).await {
                 return in_hand;
             }
         }
@@ -184,14 +186,20 @@ impl Door {
     /// the runtime may not have heard yet of the last connection.
     async fn empty(&self, in_hand: Option<Newcomer>, queues: &[Listener]) {
         if let Some(newcomer) = in_hand {
-            self.welcome(self.places.take(newcomer.1.ip()).await, newcomer).await;
+            self.let_in(newcomer).await;
         }
         for Listener { socket, entrance } in queues {
             for _ in 0..BACKLOG {
                 let Ok((stream, peer)) = socket.accept() else { break };
-                self.welcome(self.places.take(peer.ip()).await, (stream, peer, *entrance)).await;
+                self.let_in((stream, peer, *entrance)).await;
             }
         }
+    }
+
+    /// A mistake of ours costs this newcomer, and nobody behind.
+    async fn let_in(&self, newcomer: Newcomer) {
+        let taken_in = async { self.welcome(self.places.take(newcomer.1.ip()).await, newcomer).await };
+        let _ = outlived(taken_in, &self.metrics).await;
     }
 
     async fn welcome(&self, place: Option<Place>, (stream, peer, entrance): Newcomer) {
