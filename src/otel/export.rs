@@ -61,10 +61,8 @@ impl Exporter {
         let metrics = Arc::clone(&self.metrics);
         while let Some(first) = queue.recv().await {
             let (batch, flush) = gather(first, &mut queue).await;
-            if !batch.is_empty() {
-                if outlived(self.send(&batch), &metrics).await.is_none() {
-                    metrics.traced(Fate::Lost, batch.len() as u64);
-                }
+            if !batch.is_empty() && outlived(self.send(&batch), &metrics).await.is_none() {
+                metrics.traced(Fate::Lost, batch.len() as u64);
             }
             // Fails when nobody waits any more.
             let _ = flush.map(|sent| sent.send(()));
