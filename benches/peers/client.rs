@@ -190,7 +190,7 @@ pub async fn judged(
         for number in 0..connections {
             let (asks, judge) = (Rc::clone(&asks), Rc::clone(&judge));
             tasks.spawn_local(async move {
-                let alarm = Alarm::new()?;
+                let alarm = matches!(pace, Pace::Steady(_)).then(Alarm::new).transpose()?;
                 let mut one =
                     One { begun, number, connections, pace, alarm, stream: None, latencies: Vec::new(), bytes: 0 };
                 one.go(address, &asks, end, &judge).await.map(|()| one)
@@ -213,7 +213,8 @@ struct One {
     number: usize,
     connections: usize,
     pace: Pace,
-    alarm: Alarm,
+    /// Where it keeps a pace.
+    alarm: Option<Alarm>,
     stream: Option<TcpStream>,
     latencies: Vec<Duration>,
     bytes: u64,
@@ -260,7 +261,7 @@ impl One {
     /// Waits for its turn; tells from when the answer's time counts.
     async fn turn(&self, count: usize) -> Outcome<Instant> {
         let now = Instant::now();
-        let Pace::Steady(rate) = self.pace else { return Ok(now) };
+        let (Pace::Steady(rate), Some(alarm)) = (self.pace, &self.alarm) else { return Ok(now) };
         let turn = self.number + count * self.connections;
         // Somewhere in its part of a second, or it came with every wave of whoever comes as steadily, or with none.
         let somewhere = (turn as f64 * GOLDEN).fract();
@@ -268,7 +269,7 @@ impl One {
         if due < now {
             return Ok(due);
         }
-        self.alarm.at(due).await?;
+        alarm.at(due).await?;
         Ok(Instant::now())
     }
 }

@@ -19,7 +19,7 @@ pub struct Scale {
     pub flood: Duration,
     /// Slow connections of each kind.
     pub slow: usize,
-    /// How long the good load is looked at beside them, at least.
+    /// How long the good load is looked at beside them, in whole short windows: what is over in between is not looked at.
     pub slow_look: Duration,
     /// How long the origin is down in each way.
     pub outage: Duration,

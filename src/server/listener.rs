@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -163,8 +163,11 @@ impl Door {
 
     /// Accepts until `closing`; a connection once accepted is always handed over, or returned where `closing` came before its
     /// place. It is accepted first: nobody is asked to make room for somebody who has not come.
-    async fn stand_open(&self, queues: &mut Queues, closing: impl Future<Output = ()>) -> Option<Newcomer> {
-        tokio::pin!(closing);
+    async fn stand_open(
+        &self,
+        queues: &mut Queues,
+        mut closing: Pin<&mut impl Future<Output = ()>>,
+    ) -> Option<Newcomer> {
         loop {
             let newcomer = tokio::select! {
                 biased;

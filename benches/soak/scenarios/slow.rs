@@ -18,7 +18,8 @@ use crate::watch::mebibytes;
 
 /// How much longer a good answer may take.
 const LONGER: f64 = 1.1;
-/// Of a hundred slow connections so many are there at any time: whoever was closed has to come again.
+/// Of a hundred slow connections so many have to be there before the good load is looked at: some are about to come, or to come
+/// again.
 const THERE: u64 = 95;
 /// All come in this part of the time that one stays, and are looked at for the next two: only after both is the first gone.
 const PART: u32 = 4;
