@@ -59,14 +59,13 @@ pub struct Figures {
 }
 
 impl Figures {
-    fn of(mut latencies: Vec<Duration>, bytes: u64, took: Duration) -> Self {
+    fn of(mut latencies: Vec<Duration>, requests: u64, bytes: u64, took: Duration) -> Self {
         latencies.sort_unstable();
         let at = |share: f64| {
             let index = (latencies.len() as f64 * share) as usize;
             latencies.get(index.min(latencies.len().saturating_sub(1))).map_or(0.0, |took| took.as_secs_f64() * 1e3)
         };
-        let (requests, seconds) = (latencies.len() as u64, took.as_secs_f64());
-        Self { requests, seconds, bytes, p50: at(0.5), p99: at(0.99), longest: at(1.0) }
+        Self { requests, seconds: took.as_secs_f64(), bytes, p50: at(0.5), p99: at(0.99), longest: at(1.0) }
     }
 }
 
@@ -151,7 +150,8 @@ pub enum End {
 pub enum Pace {
     /// On each connection the next when the last is answered.
     AsFastAsPossible,
-    /// So many a second, over all connections. A question that has to wait for the last one's answer waits too long.
+    /// So many a second, over all connections. A question that has to wait for the last one's answer waits too long. The first
+    /// on each connection is asked and not timed: what is measured are connections that are kept, as a proxy before us does.
     Steady(f64),
 }
 
@@ -191,18 +191,20 @@ pub async fn judged(
             let (asks, judge) = (Rc::clone(&asks), Rc::clone(&judge));
             tasks.spawn_local(async move {
                 let alarm = matches!(pace, Pace::Steady(_)).then(Alarm::new).transpose()?;
+                let latencies = Vec::new();
                 let mut one =
-                    One { begun, number, connections, pace, alarm, stream: None, latencies: Vec::new(), bytes: 0 };
+                    One { begun, number, connections, pace, alarm, stream: None, latencies, requests: 0, bytes: 0 };
                 one.go(address, &asks, end, &judge).await.map(|()| one)
             });
         }
-        let (mut latencies, mut bytes) = (Vec::new(), 0);
+        let (mut latencies, mut requests, mut bytes) = (Vec::new(), 0, 0);
         while let Some(one) = tasks.join_next().await {
             let one = one??;
             latencies.extend(one.latencies);
+            requests += one.requests;
             bytes += one.bytes;
         }
-        Ok(Figures::of(latencies, bytes, begun.elapsed()))
+        Ok(Figures::of(latencies, requests, bytes, begun.elapsed()))
     };
     local.run_until(work).await
 }
@@ -217,6 +219,7 @@ struct One {
     alarm: Option<Alarm>,
     stream: Option<TcpStream>,
     latencies: Vec<Duration>,
+    requests: u64,
     bytes: u64,
 }
 
@@ -225,25 +228,32 @@ impl One {
         self.stream = Some(connect(address).await?);
         let mut body = Vec::new();
         let mut count = 0;
+        let mut is_timed = self.is_timed_from_the_first();
         loop {
             let at = self.number + count * self.connections;
+            let due = self.due(at);
             let is_over = match end {
-                End::After(time) => self.begun.elapsed() >= time,
+                End::After(time) => due.max(Instant::now()) >= self.begun + time,
                 End::Once => at >= asks.len(),
             };
             if is_over {
                 return Ok(());
             }
-            let asked = self.turn(count).await?;
+            let asked = self.turn(due).await?;
             let question = &asks[at % asks.len()];
             let answer = timeout(PATIENCE, self.ask(address, question, &mut body))
                 .await
                 .unwrap_or_else(|_| Err("no answer".into()));
             if let Ok(answer) = &answer {
-                self.latencies.push(asked.elapsed());
+                if is_timed {
+                    self.latencies.push(asked.elapsed());
+                }
+                self.requests += 1;
                 self.bytes += answer.bytes as u64;
+                is_timed = true;
             } else {
                 self.stream = None;
+                is_timed = self.is_timed_from_the_first();
             }
             judge(question, answer, &body)?;
             count += 1;
@@ -258,18 +268,27 @@ impl One {
         ask(stream, question, body).await
     }
 
-    /// Waits for its turn; tells from when the answer's time counts.
-    async fn turn(&self, count: usize) -> Outcome<Instant> {
-        let now = Instant::now();
-        let (Pace::Steady(rate), Some(alarm)) = (self.pace, &self.alarm) else { return Ok(now) };
-        let turn = self.number + count * self.connections;
+    /// Whether what is asked first on a connection counts too.
+    fn is_timed_from_the_first(&self) -> bool {
+        matches!(self.pace, Pace::AsFastAsPossible)
+    }
+
+    /// When it is the turn of the question of this number.
+    fn due(&self, number: usize) -> Instant {
+        let Pace::Steady(rate) = self.pace else { return Instant::now() };
         // Somewhere in its part of a second, or it came with every wave of whoever comes as steadily, or with none.
-        let somewhere = (turn as f64 * GOLDEN).fract();
-        let due = self.begun + Duration::from_secs_f64((turn as f64 + somewhere) / rate);
-        if due < now {
-            return Ok(due);
+        let somewhere = (number as f64 * GOLDEN).fract();
+        self.begun + Duration::from_secs_f64((number as f64 + somewhere) / rate)
+    }
+
+    /// Waits until it is `due`; tells from when the answer's time counts.
+    async fn turn(&self, due: Instant) -> Outcome<Instant> {
+        match &self.alarm {
+            Some(alarm) if due > Instant::now() => {
+                alarm.at(due).await?;
+                Ok(Instant::now())
+            }
+            _ => Ok(due),
         }
-        alarm.at(due).await?;
-        Ok(Instant::now())
     }
 }
