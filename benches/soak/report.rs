@@ -82,9 +82,13 @@ impl Report {
 
     /// Tells a time, or a ratio of times.
     pub fn time(&mut self, says: impl Into<String>, is: f64, may_be: f64) {
-        let (is_text, may_be_text) = (format!("{is:.2}"), format!("{may_be:.2}"));
-        let holds = is <= may_be;
-        self.promises.push(Promise { says: says.into(), is: is_text, may_be: may_be_text, holds, is_time: true });
+        self.in_time(says, format!("{is:.2}"), format!("{may_be:.2}"), is <= may_be);
+    }
+
+    /// Tells what is a matter of time too.
+    pub fn in_time(&mut self, says: impl Into<String>, is: impl Into<String>, may_be: impl Into<String>, holds: bool) {
+        let (says, is, may_be) = (says.into(), is.into(), may_be.into());
+        self.promises.push(Promise { says, is, may_be, holds, is_time: true });
     }
 
     /// Whether everything was done, and holds that must hold anywhere.

@@ -19,8 +19,8 @@ pub struct Scale {
     pub flood: Duration,
     /// Slow connections of each kind.
     pub slow: usize,
-    /// How long the good load is looked at beside them, in whole short windows: what is over in between is not looked at.
-    pub slow_look: Duration,
+    /// In how many short windows, at least, the good load is looked at beside them, and without them.
+    pub slow_glances: usize,
     /// How long the origin is down in each way.
     pub outage: Duration,
     /// How long the origin's images are fresh where it goes down.
@@ -44,7 +44,7 @@ impl Scale {
         rubbish: 10_000_000,
         flood: Duration::from_secs(20 * 60),
         slow: 5000,
-        slow_look: Duration::from_secs(30),
+        slow_glances: 30,
         outage: Duration::from_secs(20),
         life: Duration::from_secs(5),
         together: Duration::from_secs(15 * 60),
@@ -54,13 +54,13 @@ impl Scale {
     };
     /// All of it in a minute.
     pub const SMOKE: Self = Self {
-        good: 200.0,
+        good: 500.0,
         window: Duration::from_millis(300),
         glance: Duration::from_millis(100),
         rubbish: 30_000,
         flood: Duration::from_secs(5),
         slow: 200,
-        slow_look: Duration::from_millis(300),
+        slow_glances: 3,
         outage: Duration::from_secs(2),
         life: Duration::from_secs(1),
         together: Duration::from_secs(5),

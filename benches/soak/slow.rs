@@ -116,6 +116,11 @@ impl Kind {
         }
     }
 
+    /// How long it stays before the server first does something about it.
+    pub fn undisturbed(self, timeouts: &Timeouts) -> Duration {
+        if self == Self::Preface { timeouts.head } else { self.stay(timeouts) }
+    }
+
     /// From its first byte to its end.
     pub fn stay(self, timeouts: &Timeouts) -> Duration {
         let deadline = self.deadline(timeouts);

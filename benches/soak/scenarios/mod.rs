@@ -115,11 +115,14 @@ impl Soak {
         self.windows(field, |count| count == WINDOWS).await
     }
 
-    /// Good load in short windows, for so long.
-    async fn glances(&self, field: &Field, time: Duration) -> Outcome<Served> {
-        let begun = Instant::now();
-        let (address, window) = (field.server.address, self.scale.glance);
-        field.hot.windows(address, self.scale.good, window, |_| begun.elapsed() + window > time).await
+    /// Good load in so many short windows, after one that is thrown away: whoever came or went just before is settled.
+    async fn glances(&self, field: &Field, count: usize) -> Outcome<Served> {
+        let glances = |count| {
+            let (address, window) = (field.server.address, self.scale.glance);
+            field.hot.windows(address, self.scale.good, window, move |taken| taken >= count)
+        };
+        glances(1).await?;
+        glances(count).await
     }
 
     async fn windows(&self, field: &Field, is_over: impl Fn(usize) -> bool) -> Outcome<Served> {

@@ -1,8 +1,7 @@
 //! Thousands of slow connections, one kind after the other: good answers take no longer, and each is closed at its deadline.
-//! First they come and stay, and the good load is measured in turn without them and while all are there, until it was for
-//! long enough; then they come again and again, and it is measured beside what that costs.
-
-use std::time::Duration;
+//! First they come and stay, and the good load is looked at while all are there, again and again until it was for long enough;
+//! then they come again and again, and it is looked at beside what that costs. Each time it is looked at without them too, as
+//! long, half of it right before and half right after.
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -18,29 +17,40 @@ use crate::watch::mebibytes;
 
 /// How much longer a good answer may take.
 const LONGER: f64 = 1.1;
-/// Of a hundred slow connections so many have to be there before the good load is looked at: some are about to come, or to come
-/// again.
+/// Of a hundred slow connections so many are there where they come and go: the others are about to come, or to come again.
 const THERE: u64 = 95;
-/// All come in this part of the time that one stays, and are looked at for the next two: only after both is the first gone.
+/// All come in this part of the time that one is undisturbed, and are looked at for two more. What is left of it is for them to
+/// settle, so that all are still there afterwards.
 const PART: u32 = 4;
 
 /// The good load beside some slow connections.
 #[derive(Default)]
 struct Beside {
+    /// Without them, before and after.
+    alone: Served,
+    /// With them.
     good: Served,
     /// How many were there, before and after; the fewest of all times.
     open: Option<u64>,
     /// MiB of the server when they had come, at most.
     memory: f64,
+    /// How they ended.
+    ended: Tally,
 }
 
 impl Beside {
     fn and(self, other: Self) -> Self {
         Self {
+            alone: self.alone.and(other.alone),
             good: self.good.and(other.good),
             open: self.open.into_iter().chain(other.open).min(),
             memory: self.memory.max(other.memory),
+            ended: self.ended.and(other.ended),
         }
+    }
+
+    fn ratio(&self) -> f64 {
+        self.good.p99() / self.alone.p99()
     }
 }
 
@@ -57,71 +67,98 @@ impl Soak {
             "p99 alone ms",
             "all there ms",
             "÷ alone",
+            "p99 alone ms",
             "coming and going ms",
             "÷ alone",
         ];
         let mut table = Table::new(format!("{} slow connections of each kind", self.scale.slow), &columns);
-        let (mut served, mut tally) = (Served::default(), Tally::default());
+        let mut all = Beside::default();
         for kind in Kind::ALL {
             (self.progress)(&format!("{} slow connections: {}", self.scale.slow, kind.name()));
-            let stay = kind.stay(&self.scale.timeouts);
-            let (part, look) = (stay / PART, (stay / PART * 2).min(self.scale.slow_look));
-            let rounds = self.scale.slow_look.div_duration_f64(look).ceil() as usize;
-            let (mut alone, mut there, mut closed) = (Served::default(), Beside::default(), Tally::default());
-            for _ in 0..rounds {
-                alone = alone.and(self.glances(&field, look).await?);
-                let (beside, ended) = self.beside(&field, kind, Coming::Once(part), look).await?;
-                (there, closed) = (there.and(beside), closed.and(ended));
-            }
-            let (coming, ended) = self.beside(&field, kind, Coming::Again, self.scale.slow_look).await?;
-            closed = closed.and(ended);
-            let left = self.left(&field).await?;
-            let ratio = |beside: &Beside| beside.good.p99() / alone.p99();
-            table.row(&[
-                kind.name().to_owned(),
-                format!("{} {}", kind.key(), humantime::format_duration(kind.deadline(&self.scale.timeouts))),
-                there.open.unwrap_or(0).to_string(),
-                format!("{:.1}", there.memory - field.memory),
-                closed.closed.to_string(),
-                format!("{:.2}", closed.latest.as_secs_f64()),
-                format!("{:.2}", alone.p99()),
-                format!("{:.2}", there.good.p99()),
-                format!("{:.2}", ratio(&there)),
-                format!("{:.2}", coming.good.p99()),
-                format!("{:.2}", ratio(&coming)),
-            ]);
-            report.time(format!("slow, {}, all there: p99 ÷ alone", kind.name()), ratio(&there), LONGER);
-            report.time(format!("slow, {}, coming and going: p99 ÷ alone", kind.name()), ratio(&coming), LONGER);
-            left.promise(report, &format!("slow, {}", kind.name()), &field);
-            served = served.and(alone).and(there.good).and(coming.good);
-            tally = tally.and(closed);
+            let there = self.staying(&field, kind).await?;
+            let coming = self.beside(&field, kind, Coming::Again, self.scale.slow_glances).await?;
+            table.row(&self.told(&field, kind, &there, &coming));
+            self.promise_times(report, kind, &there, &coming);
+            self.left(&field).await?.promise(report, &format!("slow, {}", kind.name()), &field);
+            all = all.and(there).and(coming);
         }
         report.tables.push(table);
-        promise_hits(report, "slow", &served);
-        promise_closed(report, "slow", &tally);
+        promise_hits(report, "slow", &all.alone.and(all.good));
+        promise_closed(report, "slow", &all.ended);
         Ok(())
     }
 
-    /// The good load, for so long, once they have come; and how they ended.
-    async fn beside(&self, field: &Field, kind: Kind, coming: Coming, time: Duration) -> Outcome<(Beside, Tally)> {
+    fn told(&self, field: &Field, kind: Kind, there: &Beside, coming: &Beside) -> [String; 12] {
+        let deadline = humantime::format_duration(kind.deadline(&self.scale.timeouts));
+        let late = there.ended.latest.max(coming.ended.latest);
+        let figure = |figure: f64| format!("{figure:.2}");
+        [
+            kind.name().to_owned(),
+            format!("{} {deadline}", kind.key()),
+            there.open.unwrap_or(0).to_string(),
+            format!("{:.1}", there.memory - field.memory),
+            (there.ended.closed + coming.ended.closed).to_string(),
+            figure(late.as_secs_f64()),
+            figure(there.alone.p99()),
+            figure(there.good.p99()),
+            figure(there.ratio()),
+            figure(coming.alone.p99()),
+            figure(coming.good.p99()),
+            figure(coming.ratio()),
+        ]
+    }
+
+    fn promise_times(&self, report: &mut Report, kind: Kind, there: &Beside, coming: &Beside) {
+        let (open, count, name) = (there.open.unwrap_or(0), self.scale.slow as u64, kind.name());
+        let says = format!("slow, {name}, all there: before and after it was looked");
+        report.in_time(says, open.to_string(), count.to_string(), open >= count);
+        report.time(format!("slow, {name}, all there: p99 ÷ alone"), there.ratio(), LONGER);
+        report.time(format!("slow, {name}, coming and going: p99 ÷ alone"), coming.ratio(), LONGER);
+    }
+
+    /// The good load while all are there, as often as it takes.
+    async fn staying(&self, field: &Field, kind: Kind) -> Outcome<Beside> {
+        let part = kind.undisturbed(&self.scale.timeouts) / PART;
+        let look = (part * 2).div_duration_f64(self.scale.glance) as usize;
+        let mut all = Beside::default();
+        for _ in 0..self.scale.slow_glances.div_ceil(look) {
+            all = all.and(self.beside(field, kind, Coming::Once(part), look).await?);
+        }
+        Ok(all)
+    }
+
+    /// The good load in so many windows once they have come, and in as many without them.
+    async fn beside(&self, field: &Field, kind: Kind, coming: Coming, glances: usize) -> Outcome<Beside> {
+        let before = self.alone(field, glances.div_ceil(2)).await?;
         let enough = CancellationToken::new();
         let (place, count, end) = (self.place(field)?, self.scale.slow, enough.clone());
         let crowd = Aside::begin("slow", move || crowd::gather(place, kind, count, coming, end))?;
-        let open = self.gathered(field, kind, count as u64).await?;
+        let open = self.gathered(field, kind, coming).await?;
         let memory = mebibytes(&field.server.process);
-        let good = self.glances(field, time).await?;
-        let open = open.min(field.server.connections().await?);
+        let good = self.glances(field, glances).await?;
+        let open = Some(open.min(field.server.connections().await?));
         enough.cancel();
-        Ok((Beside { good, open: Some(open), memory }, crowd.end()?))
+        let ended = crowd.end()?;
+        let alone = before.and(self.alone(field, glances / 2).await?);
+        Ok(Beside { alone, good, open, memory, ended })
+    }
+
+    /// The good load in so many windows when nobody else is left.
+    async fn alone(&self, field: &Field, glances: usize) -> Outcome<Served> {
+        self.left(field).await?;
+        self.glances(field, glances).await
     }
 
     /// Waits until they have come; tells how many are there.
-    async fn gathered(&self, field: &Field, kind: Kind, count: u64) -> Outcome<u64> {
-        let longest = kind.stay(&self.scale.timeouts) + self.scale.window;
+    async fn gathered(&self, field: &Field, kind: Kind, coming: Coming) -> Outcome<u64> {
+        let (share, longest) = match coming {
+            Coming::Once(within) => (100, within + self.scale.glance),
+            Coming::Again => (THERE, kind.stay(&self.scale.timeouts) + self.scale.window),
+        };
         let begun = Instant::now();
         loop {
             let open = field.server.connections().await?;
-            if open * 100 >= count * THERE || begun.elapsed() > longest {
+            if open * 100 >= self.scale.slow as u64 * share || begun.elapsed() > longest {
                 return Ok(open);
             }
             sleep(LOOK).await;
