@@ -43,7 +43,7 @@ use crate::mishap::outlived;
 use crate::moment::Moment;
 use crate::proxy::Shared;
 use crate::server::drain::Drain;
-use crate::server::small::{self, Answers, Room};
+use crate::server::small::{self, Answers, Mishaps, Room};
 
 /// A few scrapers and people, of whom none keeps the others out.
 const ROOM: Room = Room { all: 64, per_address: 16 };
@@ -105,7 +105,7 @@ impl<T: Operated> Admin<T> {
             let turn = async {
                 self.samples.take(self.clock.now(), &Counted::now(&self.metrics, self.records.failures()));
             };
-            let _ = outlived(turn, &self.metrics).await;
+            let _ = outlived(turn, &self.metrics.panics).await;
         }
     }
 }
@@ -113,8 +113,9 @@ impl<T: Operated> Admin<T> {
 /// Serves `admin` on `listener` until dropped, or until a successor does: probes are its to answer then.
 pub async fn serve(admin: Arc<Admin<impl Operated>>, listener: TcpListener) -> io::Result<()> {
     let drain = admin.drain.clone();
+    let mishaps = Mishaps { panics: admin.metrics.panics.clone(), faults: admin.server.shared().faults.clone() };
     tokio::select! {
-        ended = small::serve(Arc::clone(&admin), listener, ROOM) => ended,
+        ended = small::serve(Arc::clone(&admin), listener, ROOM, mishaps) => ended,
         () = admin.sample() => Ok(()),
         () = drain.handed_over() => Ok(()),
     }

@@ -39,6 +39,7 @@ use crate::server::drain::{Drain, Times};
 use crate::server::inheritance::{Inheritance, Legacy, Taken};
 use crate::server::listener::{Door, Entrance, Listener};
 use crate::server::places::Places;
+use crate::server::small::Mishaps;
 use crate::server::tls::Tls;
 use crate::server::tls::certificate::{BadCertificate, Certificate};
 use crate::server::tls::renewal::{self, Renewal};
@@ -208,7 +209,7 @@ impl App {
         let door =
             Door { places: Arc::clone(&places), workers, metrics: counted, legacy: sockets, faults: faults.clone() };
         background.spawn(listener::accept(listeners, door, drain.clone()));
-        background.spawn(tend(Arc::clone(&shared.cache), Arc::clone(&metrics), faults));
+        background.spawn(tend(Arc::clone(&shared.cache), Arc::clone(&metrics), faults.clone()));
         background.spawn(limit_drain(drain.clone()));
         if let Some(renewal) = renewal.clone() {
             background.spawn(renewal::watch(renewal, ground.around.certificate_poll, Arc::clone(&metrics)));
@@ -217,9 +218,10 @@ impl App {
         background.spawn(own::warm(cold, Arc::clone(&shared), drain.clone()));
         let books = Arc::new(Books::new(Arc::clone(&metrics), ground.around.clock.clone()));
         let relays = Relays { records: Arc::clone(&records), shared: Arc::clone(&shared), books };
+        let mishaps = Mishaps { panics: metrics.panics.clone(), faults };
         let relaying = relay.map(|listener| {
             let relay = Arc::new(Current::new(relays.relay(&config).map_err(StartError::CaFile)?));
-            Ok((Arc::clone(&relay), background.spawn(relay::serve(relay, listener, drain.clone()))))
+            Ok((Arc::clone(&relay), background.spawn(relay::serve(relay, listener, mishaps, drain.clone()))))
         });
         let (relay, relaying) = relaying.transpose()?.unzip();
         let relay = relay.map(|relay| (relay, relays));
@@ -347,7 +349,7 @@ async fn tend(cache: Arc<Cache>, metrics: Arc<Metrics>, faults: Faults) {
             cache.tend();
             give_memory_back();
         };
-        let _ = outlived(turn, &metrics).await;
+        let _ = outlived(turn, &metrics.panics).await;
     }
 }
 

@@ -5,12 +5,14 @@
 use std::io;
 use std::sync::Arc;
 
+use prometheus_client::metrics::counter::Counter;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::succession::{Succession, tell_systemd};
 use crate::app::Running;
 use crate::app::reload::Reload;
+use crate::mishap::outlived_aside;
 
 /// The signals of one process, caught.
 pub(super) struct Signals {
@@ -38,7 +40,7 @@ impl Signals {
     /// Heeds them until one comes that ends `running`, or a successor serves; then it drains.
     pub(super) fn heed(self, running: &Running, succession: &Succession) {
         let Self { mut end, hangup, mut succeed } = self;
-        running.spawn(reload_on(hangup, Arc::clone(running.reload())));
+        running.spawn(reload_on(hangup, Arc::clone(running.reload()), running.metrics().panics.clone()));
         let succeeded = running.wait_for(async {
             tokio::select! {
                 () = end.next() => false,
@@ -103,11 +105,11 @@ async fn a_successor(signal: &mut Signal, succession: &Succession, running: &Run
     std::future::pending::<()>().await;
 }
 
-/// One reload after the other. Ends with its runtime.
-async fn reload_on(mut hangups: Signal, reload: Arc<Reload>) {
+/// One reload after the other. A panic costs one, and `panics` counts it. Ends with its runtime.
+async fn reload_on(mut hangups: Signal, reload: Arc<Reload>, panics: Counter) {
     while hangups.recv().await.is_some() {
         let reload = Arc::clone(&reload);
         // What came of it is in the log.
-        let _ = tokio::task::spawn_blocking(move || reload.read_again().is_ok()).await;
+        let _ = outlived_aside(move || reload.read_again().is_ok(), &panics).await;
     }
 }

@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
-use crate::server::small::{self, Answers, Room};
+use crate::server::small::{self, Answers, Mishaps, Room};
 
 /// More than the proxy's pools ever open.
 const ROOM: Room = Room { all: 256, per_address: 256 };
@@ -28,7 +28,7 @@ pub fn bind() -> io::Result<TcpListener> {
 
 /// Lets `neighbour` answer what comes to `listener`. Ends with its runtime.
 pub async fn serve(neighbour: Arc<impl Answers>, listener: TcpListener) -> io::Result<()> {
-    small::serve(neighbour, listener, ROOM).await
+    small::serve(neighbour, listener, ROOM, Mishaps::default()).await
 }
 
 /// Reads a whole body; `None` when it is too long, too slow or cut.

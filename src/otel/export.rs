@@ -58,11 +58,11 @@ impl Exporter {
     }
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Item>) {
-        let metrics = Arc::clone(&self.metrics);
+        let panics = self.metrics.panics.clone();
         while let Some(first) = queue.recv().await {
             let (batch, flush) = gather(first, &mut queue).await;
-            if !batch.is_empty() && outlived(self.send(&batch), &metrics).await.is_none() {
-                metrics.traced(Fate::Lost, batch.len() as u64);
+            if !batch.is_empty() && outlived(self.send(&batch), &panics).await.is_none() {
+                self.metrics.traced(Fate::Lost, batch.len() as u64);
             }
             // Fails when nobody waits any more.
             let _ = flush.map(|sent| sent.send(()));

@@ -47,7 +47,7 @@ use crate::origin;
 use crate::outbound::BadCaFile;
 use crate::proxy::Shared;
 use crate::server::drain::Drain;
-use crate::server::small::{self, Answers, Room};
+use crate::server::small::{self, Answers, Mishaps, Room};
 use crate::ticket::Ticket;
 
 /// Connections at once: the threads of an app, or of a few.
@@ -105,8 +105,8 @@ struct Relayed {
 }
 
 /// Serves `relay` on `listener` until `drain`; returns how many connections were cut then.
-pub async fn serve(relay: Arc<Current>, listener: TcpListener, drain: Drain) -> io::Result<usize> {
-    small::serve_until(relay, listener, ROOM, drain).await
+pub async fn serve(relay: Arc<Current>, listener: TcpListener, mishaps: Mishaps, drain: Drain) -> io::Result<usize> {
+    small::serve_until(relay, listener, ROOM, mishaps, drain).await
 }
 
 impl Relay {

@@ -155,7 +155,7 @@ impl Door {
     async fn go_on(&self, queues: &mut Queues, drain: &Drain) -> Option<Newcomer> {
         let mut closing = pin!(delayed(drain));
         loop {
-            if let Some(in_hand) = outlived(self.stand_open(queues, closing.as_mut()), &self.metrics).await {
+            if let Some(in_hand) = outlived(self.stand_open(queues, closing.as_mut()), &self.metrics.panics).await {
                 return in_hand;
             }
         }
@@ -202,7 +202,7 @@ impl Door {
     /// A mistake of ours costs this newcomer, and nobody behind.
     async fn let_in(&self, newcomer: Newcomer) {
         let taken_in = async { self.welcome(self.places.take(newcomer.1.ip()).await, newcomer).await };
-        let _ = outlived(taken_in, &self.metrics).await;
+        let _ = outlived(taken_in, &self.metrics.panics).await;
     }
 
     async fn welcome(&self, place: Option<Place>, (stream, peer, entrance): Newcomer) {

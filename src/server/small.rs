@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::metrics::counter::Counter;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
@@ -23,7 +24,9 @@ use tokio_util::task::TaskTracker;
 use super::connection::{MAX_HEAD, MAX_HEADERS};
 use super::drain::Drain;
 use super::places::{Place, Places};
+use crate::fault::{Faults, Stage};
 use crate::limit::{ClientConfig, Trust};
+use crate::mishap::outlived;
 
 /// For a head, and for an idle connection: scrapers come back every half minute or so.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -56,9 +59,18 @@ pub struct Room {
     pub per_address: usize,
 }
 
+/// Mistakes of ours while connections are accepted: each costs one connection.
+#[derive(Debug, Clone, Default)]
+pub struct Mishaps {
+    /// Counts them.
+    pub panics: Counter,
+    /// Trouble that tests prepare.
+    pub faults: Faults,
+}
+
 /// Lets `owner` answer what comes to `listener`, where there is `room`. Ends with its runtime.
-pub async fn serve(owner: Arc<impl Answers>, listener: TcpListener, room: Room) -> io::Result<()> {
-    serve_until(owner, listener, room, Drain::default()).await.map(drop)
+pub async fn serve(owner: Arc<impl Answers>, listener: TcpListener, room: Room, mishaps: Mishaps) -> io::Result<()> {
+    serve_until(owner, listener, room, mishaps, Drain::default()).await.map(drop)
 }
 
 /// The same until `drain`: answers then close their connections; with the public listeners this one closes, when its queue is
@@ -67,12 +79,13 @@ pub async fn serve_until(
     owner: Arc<impl Answers>,
     listener: TcpListener,
     Room { all, per_address }: Room,
+    mishaps: Mishaps,
     drain: Drain,
 ) -> io::Result<usize> {
     let places = Places::new(all, per_address, Trust::new(&ClientConfig::default()), Arc::default());
-    let door = Door { owner, places, drain, tracker: TaskTracker::new(), cut: Arc::default() };
+    let door = Door { owner, places, mishaps, drain, tracker: TaskTracker::new(), cut: Arc::default() };
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let in_hand = door.stand_open(&listener).await;
+    let in_hand = door.go_on(&listener).await;
     tokio::select! {
         () = door.drain.over() => {}
         emptied = door.empty(in_hand, listener.into_std()?) => emptied?,
@@ -82,9 +95,13 @@ pub async fn serve_until(
     Ok(door.cut.load(Ordering::Relaxed))
 }
 
+/// Who came and has no place yet.
+type Newcomer = (TcpStream, SocketAddr);
+
 struct Door<T> {
     owner: Arc<T>,
     places: Arc<Places>,
+    mishaps: Mishaps,
     drain: Drain,
     tracker: TaskTracker,
     /// Connections that the end of the drain cut.
@@ -93,8 +110,20 @@ struct Door<T> {
 
 impl<T: Answers> Door<T> {
     /// Accepts until the listener is to go; returns who came and has no place yet.
-    async fn stand_open(&self, listener: &tokio::net::TcpListener) -> Option<(TcpStream, SocketAddr)> {
+    async fn go_on(&self, listener: &tokio::net::TcpListener) -> Option<Newcomer> {
         let mut closing = pin!(self.closing());
+        loop {
+            if let Some(in_hand) = outlived(self.stand_open(listener, closing.as_mut()), &self.mishaps.panics).await {
+                return in_hand;
+            }
+        }
+    }
+
+    async fn stand_open(
+        &self,
+        listener: &tokio::net::TcpListener,
+        mut closing: Pin<&mut impl Future<Output = ()>>,
+    ) -> Option<Newcomer> {
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -122,20 +151,26 @@ impl<T: Answers> Door<T> {
     }
 
     /// `in_hand` first. The kernel is asked itself: the runtime may not have heard yet of the last connection.
-    async fn empty(&self, in_hand: Option<(TcpStream, SocketAddr)>, listener: TcpListener) -> io::Result<()> {
-        if let Some((stream, peer)) = in_hand {
-            self.welcome(stream, self.places.take(peer.ip()).await);
+    async fn empty(&self, in_hand: Option<Newcomer>, listener: TcpListener) -> io::Result<()> {
+        if let Some(newcomer) = in_hand {
+            self.let_in(newcomer).await;
         }
         for _ in 0..MOST_QUEUED {
             let Ok((stream, peer)) = listener.accept() else { break };
             stream.set_nonblocking(true)?;
-            self.welcome(TcpStream::from_std(stream)?, self.places.take(peer.ip()).await);
+            self.let_in((TcpStream::from_std(stream)?, peer)).await;
         }
         Ok(())
     }
 
+    async fn let_in(&self, (stream, peer): Newcomer) {
+        let taken_in = async { self.welcome(stream, self.places.take(peer.ip()).await) };
+        let _ = outlived(taken_in, &self.mishaps.panics).await;
+    }
+
     /// Closes `stream` where its address has its share already.
     fn welcome(&self, stream: TcpStream, place: Option<Place>) {
+        self.mishaps.faults.strike(Stage::Welcome);
         let Some(place) = place else { return };
         let (owner, drain, cut) = (Arc::clone(&self.owner), self.drain.clone(), Arc::clone(&self.cut));
         // Answers are written whole: waiting for more to send would only delay them.

@@ -312,6 +312,25 @@ async fn a_panic_while_a_connection_is_taken_in_costs_that_one_and_the_door_stay
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_panic_at_the_relays_or_the_operators_door_costs_that_connection_too() {
+    let origin = Origin::answering(Answer::image()).await;
+    let api = Api::saying(&created(&tickets::permanent(1), None)).await;
+    let prepared = Prepared::at(Stage::Welcome);
+    let proxy = Proxy::faulty(&origin, prepared.faults.clone(), |config| api.configure(config));
+    for (number, door) in [proxy.relay(), proxy.admin()].into_iter().enumerate() {
+        prepared.times(20);
+        for _ in 0..20 {
+            let mut turned_away = Connection::open(door).await;
+            assert!(turned_away.is_closed().await);
+        }
+        counted(&proxy, 20 * (number as u64 + 1)).await;
+        let mut connection = Connection::open(door).await;
+        connection.send("GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").await;
+        assert!(connection.response().await.is_some(), "door {number}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_panic_while_the_cache_is_tended_costs_that_turn() {
     let origin = Origin::answering(Answer::image()).await;
     let (prepared, turns) = (Prepared::at(Stage::Tend), Arc::new(AtomicUsize::new(0)));

@@ -8,6 +8,7 @@ use super::Config;
 use super::certificate::{BadCertificate, Certificate, Pem};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use crate::mishap::outlived_aside;
 use crate::moment::Wall;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -109,11 +110,7 @@ pub async fn watch(renewal: Arc<Mutex<Renewal>>, every: Duration, metrics: Arc<M
         let renewal = Arc::clone(&renewal);
         // A file system may hang.
         let looking = move || renewal.lock().unwrap_or_else(PoisonError::into_inner).look();
-        match tokio::task::spawn_blocking(looking).await {
-            Err(error) if error.is_panic() => drop(metrics.panics.inc()),
-            Err(_) => return,
-            Ok(()) => {}
-        }
+        let _ = outlived_aside(looking, &metrics.panics).await;
     }
 }
 
