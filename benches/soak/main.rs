@@ -10,6 +10,7 @@
 
 mod app;
 mod aside;
+mod awake;
 mod crowd;
 mod flood;
 mod good;

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Field, LOOK, Soak, WEEK, promise_closed, promise_hits};
 use crate::Outcome;
 use crate::aside::Aside;
+use crate::awake::Awake;
 use crate::crowd::{self, Coming, Tally};
 use crate::good::Served;
 use crate::report::{Report, Table};
@@ -57,6 +58,7 @@ impl Beside {
 impl Soak {
     pub(super) async fn slow(&self, report: &mut Report) -> Outcome<()> {
         let field = self.field(WEEK).await?;
+        let _awake = Awake::keep(&self.ground.cores.all)?;
         let columns = [
             "kind",
             "key",
