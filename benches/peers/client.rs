@@ -150,9 +150,21 @@ pub enum End {
 pub enum Pace {
     /// On each connection the next when the last is answered.
     AsFastAsPossible,
-    /// So many a second, over all connections. A question that has to wait for the last one's answer waits too long. The first
-    /// on each connection is asked and not timed: what is measured are connections that are kept, as a proxy before us does.
+    /// So many a second, over all connections. A question that has to wait for the last one's answer waits too long.
     Steady(f64),
+    /// The same, and the first on each connection is asked and not timed: what is measured are connections that are kept, as
+    /// a proxy before us does.
+    Settled(f64),
+}
+
+impl Pace {
+    /// Questions a second, where that is given.
+    fn rate(self) -> Option<f64> {
+        match self {
+            Self::AsFastAsPossible => None,
+            Self::Steady(rate) | Self::Settled(rate) => Some(rate),
+        }
+    }
 }
 
 /// Looks at what became of a question, and at the body of its answer; an error ends the load.
@@ -190,7 +202,7 @@ pub async fn judged(
         for number in 0..connections {
             let (asks, judge) = (Rc::clone(&asks), Rc::clone(&judge));
             tasks.spawn_local(async move {
-                let alarm = matches!(pace, Pace::Steady(_)).then(Alarm::new).transpose()?;
+                let alarm = pace.rate().map(|_| Alarm::new()).transpose()?;
                 let latencies = Vec::new();
                 let mut one =
                     One { begun, number, connections, pace, alarm, stream: None, latencies, requests: 0, bytes: 0 };
@@ -270,12 +282,12 @@ impl One {
 
     /// Whether what is asked first on a connection counts too.
     fn is_timed_from_the_first(&self) -> bool {
-        matches!(self.pace, Pace::AsFastAsPossible)
+        !matches!(self.pace, Pace::Settled(_))
     }
 
     /// When it is the turn of the question of this number.
     fn due(&self, number: usize) -> Instant {
-        let Pace::Steady(rate) = self.pace else { return Instant::now() };
+        let Some(rate) = self.pace.rate() else { return Instant::now() };
         // Somewhere in its part of a second, or it came with every wave of whoever comes as steadily, or with none.
         let somewhere = (number as f64 * GOLDEN).fract();
         self.begun + Duration::from_secs_f64((number as f64 + somewhere) / rate)

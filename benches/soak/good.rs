@@ -71,7 +71,7 @@ impl Good {
     ) -> Outcome<Served> {
         let mut served = Served::default();
         while !is_over(served.windows.len()) {
-            self.add(address, Pace::Steady(rate), End::After(window), &mut served).await?;
+            self.add(address, Pace::Settled(rate), End::After(window), &mut served).await?;
         }
         Ok(served)
     }
