@@ -61,6 +61,7 @@ use report::Report;
 use scale::Scale;
 use scenarios::{Scenario, Soak};
 use server::Ground;
+use slow::Kind;
 
 /// Why something could not be done, in words.
 type Trouble = Box<dyn std::error::Error + Send + Sync>;
@@ -88,6 +89,12 @@ struct Arguments {
     /// Slow connections of each kind [default: 5000]
     #[arg(long, value_name = "COUNT")]
     connections: Option<usize>,
+    /// Kinds of them alone [default: all]
+    #[arg(long = "kind", value_delimiter = ',', value_name = "KIND,…", conflicts_with = "write")]
+    kinds: Vec<Kind>,
+    /// Windows, at least, in which the good load is looked at beside each kind, and without it [default: 30]
+    #[arg(long, value_name = "COUNT")]
+    windows: Option<usize>,
     /// All of it in a minute, with short deadlines
     #[arg(long)]
     quick: bool,
@@ -128,7 +135,8 @@ fn run(arguments: &Arguments) -> Outcome<ExitCode> {
     let environment = arguments.environment.iter().map(|pair| variable(pair)).collect::<Outcome<_>>()?;
     let directory = directory.path();
     let ground = Ground { program, cores, certificate, environment, directory: directory.to_owned() };
-    let soak = Soak { ground, scale, progress: |what| eprintln!("… {what}") };
+    let kinds = if arguments.kinds.is_empty() { Kind::ALL.to_vec() } else { arguments.kinds.clone() };
+    let soak = Soak { ground, scale, kinds, progress: |what| eprintln!("… {what}") };
     for scenario in scenarios {
         soak.run(scenario, &mut report);
     }
@@ -144,6 +152,7 @@ fn scale(arguments: &Arguments) -> Scale {
         together: arguments.minutes.map_or(usual.together, |minutes| Duration::from_secs(minutes * 60)),
         rubbish: arguments.tickets.unwrap_or(usual.rubbish),
         slow: arguments.connections.unwrap_or(usual.slow),
+        slow_glances: arguments.windows.unwrap_or(usual.slow_glances).max(1),
         ..usual
     }
 }

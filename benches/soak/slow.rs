@@ -33,7 +33,7 @@ const RECORD: [u8; 5] = *b"\x16\x03\x01\x40\x00";
 const ADDRESSES: usize = 100;
 
 /// A way to be slow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
     /// Says nothing.
     Silent,

@@ -18,7 +18,7 @@ use crate::origin::Origin;
 use crate::report::Report;
 use crate::scale::Scale;
 use crate::server::{Ground, Server};
-use crate::slow::Place;
+use crate::slow::{Kind, Place};
 use crate::watch::mebibytes;
 use crate::{Outcome, tickets};
 
@@ -62,6 +62,8 @@ pub struct Soak {
     pub ground: Ground,
     /// How much is done.
     pub scale: Scale,
+    /// Who is slow, where thousands are.
+    pub kinds: Vec<Kind>,
     /// Tells what is being done.
     pub progress: fn(&str),
 }

@@ -75,7 +75,7 @@ impl Soak {
         ];
         let mut table = Table::new(format!("{} slow connections of each kind", self.scale.slow), &columns);
         let mut all = Beside::default();
-        for kind in Kind::ALL {
+        for &kind in &self.kinds {
             (self.progress)(&format!("{} slow connections: {}", self.scale.slow, kind.name()));
             let there = self.staying(&field, kind).await?;
             let coming = self.beside(&field, kind, Coming::Again, self.scale.slow_glances).await?;
