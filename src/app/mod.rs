@@ -35,9 +35,10 @@ use crate::outbound::BadCaFile;
 use crate::proxy::{Proxy, Shared};
 use crate::relay::{self, Books, Current};
 use crate::server::connection::Connections;
+use crate::server::door::Door;
 use crate::server::drain::{Drain, Times};
 use crate::server::inheritance::{Inheritance, Legacy, Taken};
-use crate::server::listener::{Door, Entrance, Listener};
+use crate::server::listener::{Entrance, Listener, Public};
 use crate::server::places::Places;
 use crate::server::small::Mishaps;
 use crate::server::tls::Tls;
@@ -205,10 +206,9 @@ impl App {
         let Self { config, listeners, tls, renewal, admin, relay, legacy, addresses, background, shared, ground, cold } =
             self;
         let metrics = Arc::clone(&ground.metrics);
-        let (counted, sockets) = (Arc::clone(&metrics), Arc::clone(&legacy));
-        let door =
-            Door { places: Arc::clone(&places), workers, metrics: counted, legacy: sockets, faults: faults.clone() };
-        background.spawn(listener::accept(listeners, door, drain.clone()));
+        let keeper = Public { workers, metrics: Arc::clone(&metrics), faults: faults.clone() };
+        let door = Door { keeper, places: Arc::clone(&places), panics: metrics.panics.clone() };
+        background.spawn(listener::accept(listeners, door, Arc::clone(&legacy), drain.clone()));
         background.spawn(tend(Arc::clone(&shared.cache), Arc::clone(&metrics), faults.clone()));
         background.spawn(limit_drain(drain.clone()));
         if let Some(renewal) = renewal.clone() {

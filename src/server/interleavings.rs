@@ -2,16 +2,17 @@
 //! between them, and a clock that stands still until time is one of the events. What clients do, and what becomes ready,
 //! happens in every order within the bounds.
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Runtime;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -19,6 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use super::Timeouts;
 use super::connection::Connections;
 use super::deadline_io::Readable;
+use super::door::{Door, Keeper, Newcomer};
 use super::drain::Drain;
 use super::listener::Entrance;
 use super::places::{Place, Places};
@@ -216,7 +218,42 @@ struct World {
     /// The kernel's queue.
     queue: mpsc::UnboundedSender<usize>,
     /// Whether accepting waits for a place.
-    awaits_place: Cell<bool>,
+    awaits_place: AtomicBool,
+    /// Mistakes at the door.
+    panics: Counter,
+}
+
+/// Behind the door.
+struct Hall<'w> {
+    /// Who waits for a place, by its number.
+    inside: Vec<Mutex<Option<oneshot::Sender<Place>>>>,
+    awaits_place: &'w AtomicBool,
+}
+
+impl Hall<'_> {
+    fn comes(&self, number: usize) -> Newcomer<usize> {
+        self.awaits_place.store(true, Ordering::Relaxed);
+        Newcomer { stream: number, peer: address(number) }
+    }
+}
+
+impl Keeper for Hall<'_> {
+    type Queue = mpsc::UnboundedReceiver<usize>;
+    type Stream = usize;
+
+    async fn next(&self, newcomers: &mut Self::Queue) -> io::Result<Newcomer<usize>> {
+        newcomers.recv().await.map(|number| self.comes(number)).ok_or_else(|| io::Error::other("the world is gone"))
+    }
+
+    async fn welcome(&self, Newcomer { stream, .. }: Newcomer<usize>, place: Option<Place>) {
+        self.awaits_place.store(false, Ordering::Relaxed);
+        let inside = self.inside[stream].lock().unwrap().take().expect("comes once");
+        assert!(inside.send(place.expect("each has an address of its own")).is_ok(), "it waits for its place");
+    }
+
+    fn failed(&self) {
+        panic!("the world stands");
+    }
 }
 
 impl World {
@@ -233,48 +270,24 @@ impl World {
             closing: Notify::new(),
             clients: (0..clients).map(|_| Wire::default()).collect(),
             queue,
-            awaits_place: Cell::default(),
+            awaits_place: AtomicBool::default(),
+            panics: Counter::default(),
         };
         (world, newcomers)
     }
 
-    async fn place(&self, number: usize) -> Place {
-        let mut place = std::pin::pin!(self.places.take(address(number).ip()));
-        if let Some(place) = place.as_mut().now_or_never() {
-            return place.expect("each has an address of its own");
-        }
-        self.awaits_place.set(true);
-        let place = place.await;
-        self.awaits_place.set(false);
-        place.expect("each has an address of its own")
-    }
-
-    /// As the listener does: see [`super::listener::Door`], which needs sockets.
-    async fn accept(&self, mut newcomers: mpsc::UnboundedReceiver<usize>, doors: Vec<oneshot::Sender<Place>>) {
-        let mut doors: Vec<_> = doors.into_iter().map(Some).collect();
-        let mut welcome = |place, number: usize| {
-            assert!(doors[number].take().expect("comes once").send(place).is_ok(), "it waits for its place");
-        };
-        let mut closing = std::pin::pin!(self.closing.notified());
-        let in_hand = loop {
-            let number = tokio::select! {
-                biased;
-                () = &mut closing => break None,
-                number = newcomers.recv() => number.expect("the world stands"),
-            };
-            tokio::select! {
-                biased;
-                place = self.place(number) => welcome(place, number),
-                () = &mut closing => break Some(number),
-            }
-        };
-        self.awaits_place.set(false);
+    /// As the listener does.
+    async fn accept(&self, mut newcomers: mpsc::UnboundedReceiver<usize>, inside: Vec<oneshot::Sender<Place>>) {
+        let inside = inside.into_iter().map(|place| Mutex::new(Some(place))).collect();
+        let keeper = Hall { inside, awaits_place: &self.awaits_place };
+        let door = Door { keeper, places: Arc::clone(&self.places), panics: self.panics.clone() };
+        let in_hand = door.stand_open(&mut newcomers, self.closing.notified()).await;
         self.drain.lose_listener();
-        if let Some(number) = in_hand {
-            welcome(self.place(number).await, number);
+        if let Some(newcomer) = in_hand {
+            door.let_in(newcomer).await;
         }
         while let Ok(number) = newcomers.try_recv() {
-            welcome(self.place(number).await, number);
+            door.let_in(door.keeper.comes(number)).await;
         }
     }
 
@@ -330,7 +343,11 @@ impl World {
     fn check(&self) {
         self.clients.iter().for_each(|client| client.line().check());
         let parked = self.clients.iter().any(|client| client.line().idles_parked());
-        assert!(!(self.awaits_place.get() && parked), "a place is waited for, and one that idles keeps its own");
+        assert_eq!(self.panics.get(), 0, "a mistake at the door");
+        assert!(
+            !(self.awaits_place.load(Ordering::Relaxed) && parked),
+            "a place is waited for, and one that idles keeps its own"
+        );
     }
 
     fn all_hang_up(&self) -> Vec<Event> {
@@ -365,9 +382,9 @@ impl Story<'_> {
 
     async fn run(&self, choices: &mut Choices, end: &impl Fn(&World, &[&str])) {
         let (world, newcomers) = World::new(self.places, self.clients);
-        let (doors, waiting): (Vec<_>, Vec<_>) = (0..self.clients).map(|_| oneshot::channel()).unzip();
+        let (inside, waiting): (Vec<_>, Vec<_>) = (0..self.clients).map(|_| oneshot::channel()).unzip();
         let mut tasks = Tasks::default();
-        tasks.spawn("accepting", world.accept(newcomers, doors));
+        tasks.spawn("accepting", world.accept(newcomers, inside));
         for (number, door) in waiting.into_iter().enumerate() {
             tasks.spawn(format!("connection {number}"), world.serve(number, door));
         }

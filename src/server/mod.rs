@@ -5,6 +5,7 @@ pub mod closing;
 pub mod config;
 pub mod connection;
 pub mod deadline_io;
+pub mod door;
 pub mod drain;
 pub mod files;
 mod http1;

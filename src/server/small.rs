@@ -3,8 +3,8 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::pin::{Pin, pin};
+use std::net::TcpListener;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -22,11 +22,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::connection::{MAX_HEAD, MAX_HEADERS};
+use super::door::{self, Door, Keeper};
 use super::drain::Drain;
 use super::places::{Place, Places};
 use crate::fault::{Faults, Stage};
 use crate::limit::{ClientConfig, Trust};
-use crate::mishap::outlived;
 
 /// For a head, and for an idle connection: scrapers come back every half minute or so.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -36,8 +36,6 @@ const LIFE: Duration = Duration::from_secs(600);
 const LAST_ANSWER: Duration = Duration::from_secs(30);
 /// How long an idle connection may still send a request after the listener is gone (S38).
 const LAST_REQUEST: Duration = Duration::from_secs(2);
-/// Accepting rests this long after it failed.
-const REST: Duration = Duration::from_millis(100);
 /// Connections that the kernel may hold for us are no more than this.
 const MOST_QUEUED: usize = 4096;
 
@@ -83,94 +81,42 @@ pub async fn serve_until(
     drain: Drain,
 ) -> io::Result<usize> {
     let places = Places::new(all, per_address, Trust::new(&ClientConfig::default()), Arc::default());
-    let door = Door { owner, places, mishaps, drain, tracker: TaskTracker::new(), cut: Arc::default() };
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    let in_hand = door.go_on(&listener).await;
+    let Mishaps { panics, faults } = mishaps;
+    let keeper = Small { owner, drain: drain.clone(), tracker: TaskTracker::new(), cut: Arc::default(), faults };
+    let door = Door { keeper, places, panics };
+    let mut listener = tokio::net::TcpListener::from_std(listener)?;
+    let in_hand = door.stand_open(&mut listener, closing(&drain)).await;
     tokio::select! {
-        () = door.drain.over() => {}
-        emptied = door.empty(in_hand, listener.into_std()?) => emptied?,
+        () = drain.over() => {}
+        emptied = empty(&door, in_hand, listener.into_std()?) => emptied?,
     }
-    door.tracker.close();
-    door.tracker.wait().await;
-    Ok(door.cut.load(Ordering::Relaxed))
+    let Small { tracker, cut, .. } = door.keeper;
+    tracker.close();
+    tracker.wait().await;
+    Ok(cut.load(Ordering::Relaxed))
 }
 
-/// Who came and has no place yet.
-type Newcomer = (TcpStream, SocketAddr);
+type Newcomer = door::Newcomer<TcpStream>;
 
-struct Door<T> {
+struct Small<T> {
     owner: Arc<T>,
-    places: Arc<Places>,
-    mishaps: Mishaps,
     drain: Drain,
     tracker: TaskTracker,
     /// Connections that the end of the drain cut.
     cut: Arc<AtomicUsize>,
+    faults: Faults,
 }
 
-impl<T: Answers> Door<T> {
-    /// Accepts until the listener is to go; returns who came and has no place yet.
-    async fn go_on(&self, listener: &tokio::net::TcpListener) -> Option<Newcomer> {
-        let mut closing = pin!(self.closing());
-        loop {
-            if let Some(in_hand) = outlived(self.stand_open(listener, closing.as_mut()), &self.mishaps.panics).await {
-                return in_hand;
-            }
-        }
+impl<T: Answers> Keeper for Small<T> {
+    type Queue = tokio::net::TcpListener;
+    type Stream = TcpStream;
+
+    async fn next(&self, listener: &mut tokio::net::TcpListener) -> io::Result<Newcomer> {
+        listener.accept().await.map(|(stream, peer)| Newcomer { stream, peer })
     }
 
-    async fn stand_open(
-        &self,
-        listener: &tokio::net::TcpListener,
-        mut closing: Pin<&mut impl Future<Output = ()>>,
-    ) -> Option<Newcomer> {
-        loop {
-            let accepted = tokio::select! {
-                biased;
-                () = &mut closing => return None,
-                accepted = listener.accept() => accepted,
-            };
-            let Ok((stream, peer)) = accepted else {
-                sleep(REST).await;
-                continue;
-            };
-            tokio::select! {
-                biased;
-                place = self.places.take(peer.ip()) => self.welcome(stream, place),
-                () = &mut closing => return Some((stream, peer)),
-            }
-        }
-    }
-
-    async fn closing(&self) {
-        tokio::select! {
-            () = self.drain.listener_gone() => {}
-            // A second signal may end the drain before the listeners are gone.
-            () = self.drain.over() => {}
-        }
-    }
-
-    /// `in_hand` first. The kernel is asked itself: the runtime may not have heard yet of the last connection.
-    async fn empty(&self, in_hand: Option<Newcomer>, listener: TcpListener) -> io::Result<()> {
-        if let Some(newcomer) = in_hand {
-            self.let_in(newcomer).await;
-        }
-        for _ in 0..MOST_QUEUED {
-            let Ok((stream, peer)) = listener.accept() else { break };
-            stream.set_nonblocking(true)?;
-            self.let_in((TcpStream::from_std(stream)?, peer)).await;
-        }
-        Ok(())
-    }
-
-    async fn let_in(&self, (stream, peer): Newcomer) {
-        let taken_in = async { self.welcome(stream, self.places.take(peer.ip()).await) };
-        let _ = outlived(taken_in, &self.mishaps.panics).await;
-    }
-
-    /// Closes `stream` where its address has its share already.
-    fn welcome(&self, stream: TcpStream, place: Option<Place>) {
-        self.mishaps.faults.strike(Stage::Welcome);
+    async fn welcome(&self, Newcomer { stream, .. }: Newcomer, place: Option<Place>) {
+        self.faults.strike(Stage::Welcome);
         let Some(place) = place else { return };
         let (owner, drain, cut) = (Arc::clone(&self.owner), self.drain.clone(), Arc::clone(&self.cut));
         // Answers are written whole: waiting for more to send would only delay them.
@@ -188,6 +134,27 @@ impl<T: Answers> Door<T> {
             }
         });
     }
+}
+
+async fn closing(drain: &Drain) {
+    tokio::select! {
+        () = drain.listener_gone() => {}
+        // A second signal may end the drain before the listeners are gone.
+        () = drain.over() => {}
+    }
+}
+
+/// `in_hand` first. The kernel is asked itself: the runtime may not have heard yet of the last connection.
+async fn empty<T: Answers>(door: &Door<Small<T>>, in_hand: Option<Newcomer>, listener: TcpListener) -> io::Result<()> {
+    if let Some(newcomer) = in_hand {
+        door.let_in(newcomer).await;
+    }
+    for _ in 0..MOST_QUEUED {
+        let Ok((stream, peer)) = listener.accept() else { break };
+        stream.set_nonblocking(true)?;
+        door.let_in(Newcomer { stream: TcpStream::from_std(stream)?, peer }).await;
+    }
+    Ok(())
 }
 
 /// A peer that stops reading an answer has no deadline of its own; the connection as a whole has.
