@@ -138,13 +138,17 @@ impl Served {
 
     /// The p99 of a window, in milliseconds: the middle one of all.
     pub fn p99(&self) -> f64 {
-        let mut all: Vec<f64> = self.windows.iter().map(|figures| figures.p99).collect();
-        all.sort_by(f64::total_cmp);
-        all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
+        middle(self.windows.iter().map(|figures| figures.p99).collect())
     }
 
     /// The longest answer, in milliseconds.
     pub fn longest(&self) -> f64 {
         self.windows.iter().map(|figures| figures.longest).fold(0.0, f64::max)
     }
+}
+
+/// The middle one of `figures`.
+pub fn middle(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -1,7 +1,8 @@
 //! Thousands of slow connections, one kind after the other: good answers take no longer, and each is closed at its deadline.
 //! First they come and stay, and the good load is looked at while all are there, again and again until it was for long enough;
 //! then they come again and again, and it is looked at beside what that costs. Each time it is looked at without them too, as
-//! long, half of it right before and half right after.
+//! long, half of it right before and half right after: a ratio is the middle one of such pairs, since the machine changes from
+//! one to the next. How far two looks differ where nobody is slow stands beside them.
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -11,7 +12,7 @@ use crate::Outcome;
 use crate::aside::Aside;
 use crate::awake::Awake;
 use crate::crowd::{self, Coming, Tally};
-use crate::good::Served;
+use crate::good::{Served, middle};
 use crate::report::{Report, Table};
 use crate::slow::Kind;
 use crate::watch::mebibytes;
@@ -31,6 +32,8 @@ struct Beside {
     alone: Served,
     /// With them.
     good: Served,
+    /// With them by without them, by pairs.
+    ratios: Vec<f64>,
     /// How many were there, before and after; the fewest of all times.
     open: Option<u64>,
     /// MiB of the server when they had come, at most.
@@ -40,19 +43,33 @@ struct Beside {
 }
 
 impl Beside {
+    fn pair(alone: Served, good: Served) -> Self {
+        let ratios = vec![good.p99() / alone.p99()];
+        Self { alone, good, ratios, ..Self::default() }
+    }
+
     fn and(self, other: Self) -> Self {
         Self {
             alone: self.alone.and(other.alone),
             good: self.good.and(other.good),
+            ratios: [self.ratios, other.ratios].concat(),
             open: self.open.into_iter().chain(other.open).min(),
             memory: self.memory.max(other.memory),
             ended: self.ended.and(other.ended),
         }
     }
 
+    /// The p99 with them by the one without them: the middle one of all pairs.
     fn ratio(&self) -> f64 {
-        self.good.p99() / self.alone.p99()
+        middle(self.ratios.clone())
     }
+}
+
+fn nobody_told(all: &Beside) -> [String; 12] {
+    let figures = [all.alone.p99(), all.good.p99(), all.ratio()].map(|figure| format!("{figure:.2}"));
+    let [alone, good, ratio] = figures;
+    let none = String::new;
+    ["nobody".to_owned(), none(), "0".to_owned(), none(), none(), none(), alone, good, ratio, none(), none(), none()]
 }
 
 impl Soak {
@@ -74,11 +91,13 @@ impl Soak {
             "÷ alone",
         ];
         let mut table = Table::new(format!("{} slow connections of each kind", self.scale.slow), &columns);
-        let mut all = Beside::default();
+        (self.progress)("nobody is slow");
+        let mut all = self.nobody(&field).await?;
+        table.row(&nobody_told(&all));
         for &kind in &self.kinds {
             (self.progress)(&format!("{} slow connections: {}", self.scale.slow, kind.name()));
             let there = self.staying(&field, kind).await?;
-            let coming = self.beside(&field, kind, Coming::Again, self.scale.slow_glances).await?;
+            let coming = self.coming(&field, kind).await?;
             table.row(&self.told(&field, kind, &there, &coming));
             self.promise_times(report, kind, &there, &coming);
             self.left(&field).await?.promise(report, &format!("slow, {}", kind.name()), &field);
@@ -123,8 +142,31 @@ impl Soak {
         let part = kind.undisturbed(&self.scale.timeouts) / PART;
         let look = (part * 2).div_duration_f64(self.scale.glance) as usize;
         let mut all = Beside::default();
-        for _ in 0..self.scale.slow_glances.div_ceil(look) {
+        for _ in 0..self.scale.slow_glances.div_ceil(look).max(self.scale.slow_pairs) {
             all = all.and(self.beside(field, kind, Coming::Once(part), look).await?);
+        }
+        Ok(all)
+    }
+
+    /// The good load while they come again and again.
+    async fn coming(&self, field: &Field, kind: Kind) -> Outcome<Beside> {
+        let mut all = Beside::default();
+        for _ in 0..self.scale.slow_pairs {
+            let look = self.scale.slow_glances.div_ceil(self.scale.slow_pairs);
+            all = all.and(self.beside(field, kind, Coming::Again, look).await?);
+        }
+        Ok(all)
+    }
+
+    /// The good load by itself, in the same pairs.
+    async fn nobody(&self, field: &Field) -> Outcome<Beside> {
+        let mut all = Beside::default();
+        let look = self.scale.slow_glances.div_ceil(self.scale.slow_pairs);
+        for _ in 0..self.scale.slow_pairs {
+            let before = self.alone(field, look.div_ceil(2)).await?;
+            let good = self.alone(field, look).await?;
+            let alone = before.and(self.alone(field, look / 2).await?);
+            all = all.and(Beside::pair(alone, good));
         }
         Ok(all)
     }
@@ -142,7 +184,7 @@ impl Soak {
         enough.cancel();
         let ended = crowd.end()?;
         let alone = before.and(self.alone(field, glances / 2).await?);
-        Ok(Beside { alone, good, open, memory, ended })
+        Ok(Beside { open, memory, ended, ..Beside::pair(alone, good) })
     }
 
     /// The good load in so many windows when nobody else is left.
