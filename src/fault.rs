@@ -41,6 +41,10 @@ pub enum Stage {
     Learn,
     /// Before the operator is answered.
     Operate,
+    /// Before it is looked through what is held.
+    Scan,
+    /// Before the configuration is read again.
+    Reload,
 }
 
 /// What happens at each stage; nothing by default.

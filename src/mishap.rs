@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn so_does_one_on_a_thread_of_its_own() {
+    async fn a_panic_on_a_thread_of_its_own_costs_its_turn_and_is_counted() {
         let panics = Counter::default();
         assert_eq!(outlived_aside(|| 1, &panics).await, Some(1));
         assert_eq!(outlived_aside(|| -> u32 { panic!("on purpose") }, &panics).await, None);

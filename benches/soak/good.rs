@@ -147,8 +147,13 @@ impl Served {
     }
 }
 
-/// The middle one of `figures`.
+/// The one in the middle, or between the two there.
 pub fn middle(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+    let upper = figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN);
+    if figures.len().is_multiple_of(2) && !figures.is_empty() {
+        f64::midpoint(figures[figures.len() / 2 - 1], upper)
+    } else {
+        upper
+    }
 }

@@ -21,8 +21,8 @@ pub struct Scale {
     pub slow: usize,
     /// In how many short windows, at least, the good load is looked at beside them, and without them.
     pub slow_glances: usize,
-    /// In how many pairs of looks, at least: without them, with them.
-    pub slow_pairs: usize,
+    /// In how many of them at once, where nothing ends a look earlier.
+    pub slow_look: usize,
     /// How long the origin is down in each way.
     pub outage: Duration,
     /// How long the origin's images are fresh where it goes down.
@@ -47,7 +47,7 @@ impl Scale {
         flood: Duration::from_secs(20 * 60),
         slow: 5000,
         slow_glances: 30,
-        slow_pairs: 3,
+        slow_look: 10,
         outage: Duration::from_secs(20),
         life: Duration::from_secs(5),
         together: Duration::from_secs(15 * 60),
@@ -64,7 +64,7 @@ impl Scale {
         flood: Duration::from_secs(5),
         slow: 200,
         slow_glances: 3,
-        slow_pairs: 1,
+        slow_look: 3,
         outage: Duration::from_secs(2),
         life: Duration::from_secs(1),
         together: Duration::from_secs(5),

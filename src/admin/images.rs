@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
@@ -14,6 +15,8 @@ use super::call::BadCall;
 use super::query;
 use crate::cache::entry::Image;
 use crate::cache::{Cache, Held};
+use crate::fault::Stage;
+use crate::mishap::outlived_aside;
 use crate::moment::Moment;
 use crate::proxy::Shared;
 use crate::ticket::Ticket;
@@ -81,8 +84,9 @@ impl Scans {
         Self(Arc::new(Semaphore::new(AT_ONCE)))
     }
 
-    /// Tells the rows that `query` asks for. Dropped, it gives up its turn; a look under way ends by itself.
-    pub async fn images(&self, shared: Arc<Shared>, query: Option<&str>) -> Answer {
+    /// Tells the rows that `query` asks for; a mistake of ours is a 500 that `panics` counts. Dropped, it gives up its turn; a look
+    /// under way ends by itself.
+    pub async fn images(&self, shared: Arc<Shared>, query: Option<&str>, panics: &Counter) -> Answer {
         let wanted = match Wanted::of(query) {
             Ok(wanted) => wanted,
             Err(bad) => return bad.answer(),
@@ -90,13 +94,12 @@ impl Scans {
         let turn = Arc::clone(&self.0).acquire_owned().await.expect("the semaphore is never closed");
         let look = move || {
             let _turn = turn;
+            shared.faults.strike(Stage::Scan);
             wanted.told(&shared)
         };
-        match tokio::task::spawn_blocking(look).await {
-            Ok(told) => answer::compact_json(&told),
-            Err(_) => {
-                answer::text(StatusCode::INTERNAL_SERVER_ERROR, "looking through the cache failed; see the log\n")
-            }
+        match outlived_aside(look, panics).await {
+            Some(told) => answer::compact_json(&told),
+            None => answer::text(StatusCode::INTERNAL_SERVER_ERROR, "looking through the cache failed; see the log\n"),
         }
     }
 }

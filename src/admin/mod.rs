@@ -39,7 +39,7 @@ use crate::exchange::Records;
 use crate::fault::Stage;
 use crate::log::access::shortened;
 use crate::metrics::{Metrics, Reading};
-use crate::mishap::outlived;
+use crate::mishap::{outlived, outlived_aside};
 use crate::moment::Moment;
 use crate::proxy::Shared;
 use crate::server::drain::Drain;
@@ -123,6 +123,7 @@ pub async fn serve(admin: Arc<Admin<impl Operated>>, listener: TcpListener) -> i
 
 impl<T: Operated> Answers for Admin<T> {
     type Body = answer::Body;
+    const GUESTS: &'static str = "the operator";
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {
         let _witness = self.metrics.witness();
@@ -163,7 +164,7 @@ impl<T: Operated> Admin<T> {
             page::ICON => page::icon(),
             "/status" => status::status(self, request.uri().query()),
             "/failures" => failures::failures(self.records.failures(), request.uri().query()),
-            "/images" => self.scans.images(self.server.shared(), request.uri().query()).await,
+            "/images" => self.scans.images(self.server.shared(), request.uri().query(), &self.metrics.panics).await,
             "/image" => picture::picture(&self.server.shared(), request.uri().query()),
             "/readyz" if self.drain.is_announced() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
             "/healthz" | "/readyz" => text(StatusCode::OK, "ok\n"),
@@ -182,14 +183,14 @@ impl<T: Operated> Admin<T> {
     async fn reload(&self) -> Answer {
         let server = Arc::clone(&self.server);
         // Files are read, and a file system may hang.
-        match tokio::task::spawn_blocking(move || server.reload()).await {
-            Ok(Ok(Reloaded { applied, restart })) => {
+        match outlived_aside(move || server.reload(), &self.metrics.panics).await {
+            Some(Ok(Reloaded { applied, restart })) => {
                 json(StatusCode::OK, &json!({ "applied": applied, "restart": restart }))
             }
-            Ok(Err(why)) => {
+            Some(Err(why)) => {
                 json(StatusCode::UNPROCESSABLE_ENTITY, &json!({ "applied": [], "restart": [], "error": why }))
             }
-            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the reload failed; see the log\n"),
+            None => text(StatusCode::INTERNAL_SERVER_ERROR, "the reload failed; see the log\n"),
         }
     }
 }

@@ -12,6 +12,7 @@ use super::Addresses;
 use super::parts::{Ground, Relays};
 use crate::admin::{self, Operated, Reloaded};
 use crate::config::{Config, Mistakes, Sources};
+use crate::fault::Stage;
 use crate::forward::Forward;
 use crate::limit::Trust;
 use crate::metrics::Reading;
@@ -81,6 +82,7 @@ impl Reload {
     /// Reads the configuration again, from where it came from, puts it in force and tells the log what came of it. Reads
     /// files: not for a thread that serves clients.
     pub fn read_again(&self) -> Result<Reloaded, NotReloaded> {
+        self.shared.load().faults.strike(Stage::Reload);
         let reloaded = self.read().and_then(|config| self.apply(config));
         match &reloaded {
             Ok(Reloaded { applied, restart }) => {

@@ -156,6 +156,7 @@ impl Page {
 
 impl Answers for Page {
     type Body = Full<Bytes>;
+    const GUESTS: &'static str = "the demo's page";
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {

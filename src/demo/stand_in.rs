@@ -173,6 +173,7 @@ impl StandIn {
 
 impl Answers for StandIn {
     type Body = Full<Bytes>;
+    const GUESTS: &'static str = "the stand-in";
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         match request.uri().path() {

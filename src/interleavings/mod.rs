@@ -1,5 +1,4 @@
-//! Explores in which orders the parts of a test can go on. The code that ships runs, not a model of it (accepting alone is retold: it
-//! needs sockets): futures, polled by hand
+//! Explores in which orders the parts of a test can go on. The code that ships runs, not a model of it: futures, polled by hand
 //! ([`tasks`]), where what matters happens between polls; threads, of which one runs at a time ([`threads`]), where it
 //! happens between two locks or flags.
 //!

@@ -92,6 +92,7 @@ impl Current {
 
 impl Answers for Current {
     type Body = Answer;
+    const GUESTS: &'static str = "the app at the relay";
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Answer> {
         self.0.load_full().answer(request).await

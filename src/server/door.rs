@@ -32,6 +32,8 @@ pub trait Keeper: Sync {
     type Queue: Send;
     /// A newcomer's socket, and what is known of it.
     type Stream: Send;
+    /// Who comes, as the log calls them.
+    const GUESTS: &'static str;
 
     /// The next who comes. Nobody is lost when the future is dropped.
     fn next(&self, queue: &mut Self::Queue) -> impl Future<Output = io::Result<Newcomer<Self::Stream>>> + Send;
@@ -109,7 +111,8 @@ impl<K: Keeper> Door<K> {
             return;
         }
         self.keeper.failed();
-        tracing::warn!(%error, "cannot accept connections; trying again in {REST:?} (too few open files? see ulimit -n)");
+        let guests = K::GUESTS;
+        tracing::warn!(%error, "cannot accept connections of {guests}; trying again in {REST:?} (too few open files? see ulimit -n)");
         sleep(REST).await;
     }
 }

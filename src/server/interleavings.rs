@@ -1,12 +1,13 @@
-//! Parking, making room and draining in every order: real connections over sockets made up of two buffers, real places, hyper
-//! between them, and a clock that stands still until time is one of the events. What clients do, and what becomes ready,
+//! Accepting, parking, making room and draining in every order: the door, connections over sockets made up of two buffers, places,
+//! hyper between them, and a clock that stands still until time is one of the events. What clients do, and what becomes ready,
 //! happens in every order within the bounds.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -174,8 +175,10 @@ enum Event {
     Passes(Duration),
     PlacesAre(usize),
     DrainBegins,
+    /// A mistake of ours is made whenever this one is taken in.
+    CostsAMistake(usize),
 }
-use Event::{Connects, DrainBegins, HangsUp, Passes, PlacesAre, Says};
+use Event::{Connects, CostsAMistake, DrainBegins, HangsUp, Passes, PlacesAre, Says};
 
 /// What is the same for all schedules.
 fn exchanges() -> Arc<Exchanges> {
@@ -219,20 +222,22 @@ struct World {
     queue: mpsc::UnboundedSender<usize>,
     /// Whether accepting waits for a place.
     awaits_place: AtomicBool,
-    /// Mistakes at the door.
+    /// Mistakes at the door that were counted, for whom they are made, and how many were made.
     panics: Counter,
+    unlucky: AtomicUsize,
+    made: AtomicU64,
 }
 
 /// Behind the door.
 struct Hall<'w> {
     /// Who waits for a place, by its number.
     inside: Vec<Mutex<Option<oneshot::Sender<Place>>>>,
-    awaits_place: &'w AtomicBool,
+    world: &'w World,
 }
 
 impl Hall<'_> {
     fn comes(&self, number: usize) -> Newcomer<usize> {
-        self.awaits_place.store(true, Ordering::Relaxed);
+        self.world.awaits_place.store(true, Ordering::Relaxed);
         Newcomer { stream: number, peer: address(number) }
     }
 }
@@ -240,14 +245,19 @@ impl Hall<'_> {
 impl Keeper for Hall<'_> {
     type Queue = mpsc::UnboundedReceiver<usize>;
     type Stream = usize;
+    const GUESTS: &'static str = "clients";
 
     async fn next(&self, newcomers: &mut Self::Queue) -> io::Result<Newcomer<usize>> {
         newcomers.recv().await.map(|number| self.comes(number)).ok_or_else(|| io::Error::other("the world is gone"))
     }
 
     async fn welcome(&self, Newcomer { stream, .. }: Newcomer<usize>, place: Option<Place>) {
-        self.awaits_place.store(false, Ordering::Relaxed);
+        self.world.awaits_place.store(false, Ordering::Relaxed);
         let inside = self.inside[stream].lock().unwrap().take().expect("comes once");
+        if self.world.unlucky.load(Ordering::Relaxed) == stream {
+            self.world.made.fetch_add(1, Ordering::Relaxed);
+            panic!("on purpose");
+        }
         assert!(inside.send(place.expect("each has an address of its own")).is_ok(), "it waits for its place");
     }
 
@@ -272,6 +282,8 @@ impl World {
             queue,
             awaits_place: AtomicBool::default(),
             panics: Counter::default(),
+            unlucky: AtomicUsize::new(usize::MAX),
+            made: AtomicU64::default(),
         };
         (world, newcomers)
     }
@@ -279,7 +291,7 @@ impl World {
     /// As the listener does.
     async fn accept(&self, mut newcomers: mpsc::UnboundedReceiver<usize>, inside: Vec<oneshot::Sender<Place>>) {
         let inside = inside.into_iter().map(|place| Mutex::new(Some(place))).collect();
-        let keeper = Hall { inside, awaits_place: &self.awaits_place };
+        let keeper = Hall { inside, world: self };
         let door = Door { keeper, places: Arc::clone(&self.places), panics: self.panics.clone() };
         let in_hand = door.stand_open(&mut newcomers, self.closing.notified()).await;
         self.drain.lose_listener();
@@ -307,6 +319,7 @@ impl World {
             Says(number, what) => self.clients[number].change(|line| line.asked.extend_from_slice(what.as_bytes())),
             HangsUp(number) => self.clients[number].change(|line| line.has_hung_up = true),
             Passes(time) => tokio::time::advance(time).await,
+            CostsAMistake(number) => self.unlucky.store(number, Ordering::Relaxed),
             PlacesAre(all) => self.places.resize(all, self.clients.len(), trust()),
             DrainBegins => {
                 self.drain.announce();
@@ -343,7 +356,7 @@ impl World {
     fn check(&self) {
         self.clients.iter().for_each(|client| client.line().check());
         let parked = self.clients.iter().any(|client| client.line().idles_parked());
-        assert_eq!(self.panics.get(), 0, "a mistake at the door");
+        assert_eq!(self.panics.get(), self.made.load(Ordering::Relaxed), "mistakes at the door, counted and made");
         assert!(
             !(self.awaits_place.load(Ordering::Relaxed) && parked),
             "a place is waited for, and one that idles keeps its own"
@@ -480,6 +493,33 @@ fn a_drain_ends_in_whatever_order_its_clients_ask_or_come() {
     };
     let count = story.explore(|_, running| assert!(running.is_empty(), "{running:?} are left"));
     assert!(count > 1000, "{count}");
+}
+
+#[test]
+fn a_mistake_while_one_is_taken_in_costs_that_one_alone_in_whatever_order_others_come_or_a_drain_does() {
+    let before = [&asks(0)[..], &asks(1)[..], &[CostsAMistake(2)]].concat();
+    let story = Story {
+        name: "a mistake at the door",
+        detours: 2,
+        places: 2,
+        clients: 4,
+        before: &before,
+        lanes: &[
+            &[Connects(2), Says(2, REQUEST)],
+            &[Connects(3), Says(3, REQUEST)],
+            &[DrainBegins, Passes(Duration::from_secs(1))],
+        ],
+        after: &[Passes(LONG), Passes(LONG)],
+    };
+    let made = Cell::new(0);
+    let count = story.explore(|world, running| {
+        assert!(running.is_empty(), "{running:?} are left");
+        made.set(made.get() + world.made.load(Ordering::Relaxed));
+        assert!(world.clients[2].line().answered.is_empty() && !world.clients[2].line().is_accepted);
+        let other = world.clients[3].line();
+        assert!(!other.is_accepted || count("HTTP/1.1 404", &other.answered) == 1, "who comes beside it is served");
+    });
+    assert!(count > 100 && made.get() > 100, "{count}, {}", made.get());
 }
 
 /// Below what polls can tell: accepting and those who idle are threads.

@@ -137,6 +137,7 @@ pub struct Public {
 impl Keeper for Public {
     type Queue = Queues;
     type Stream = (TcpStream, Entrance);
+    const GUESTS: &'static str = "clients";
 
     async fn next(&self, queues: &mut Queues) -> io::Result<Newcomer> {
         let (accepted, entrance) = std::future::poll_fn(|cx| queues.poll_next(cx)).await;

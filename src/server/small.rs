@@ -43,6 +43,8 @@ const MOST_QUEUED: usize = 4096;
 pub trait Answers: Send + Sync + 'static {
     /// What is sent after a head.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+    /// Who asks, as the log calls them.
+    const GUESTS: &'static str;
 
     /// Answers `request`. Dropped when the client hangs up.
     fn answer(&self, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
@@ -88,7 +90,7 @@ pub async fn serve_until(
     let in_hand = door.stand_open(&mut listener, closing(&drain)).await;
     tokio::select! {
         () = drain.over() => {}
-        emptied = empty(&door, in_hand, listener.into_std()?) => emptied?,
+        () = empty(&door, in_hand, listener.into_std()?) => {}
     }
     let Small { tracker, cut, .. } = door.keeper;
     tracker.close();
@@ -110,6 +112,7 @@ struct Small<T> {
 impl<T: Answers> Keeper for Small<T> {
     type Queue = tokio::net::TcpListener;
     type Stream = TcpStream;
+    const GUESTS: &'static str = T::GUESTS;
 
     async fn next(&self, listener: &mut tokio::net::TcpListener) -> io::Result<Newcomer> {
         listener.accept().await.map(|(stream, peer)| Newcomer { stream, peer })
@@ -145,16 +148,18 @@ async fn closing(drain: &Drain) {
 }
 
 /// `in_hand` first. The kernel is asked itself: the runtime may not have heard yet of the last connection.
-async fn empty<T: Answers>(door: &Door<Small<T>>, in_hand: Option<Newcomer>, listener: TcpListener) -> io::Result<()> {
+async fn empty<T: Answers>(door: &Door<Small<T>>, in_hand: Option<Newcomer>, listener: TcpListener) {
     if let Some(newcomer) = in_hand {
         door.let_in(newcomer).await;
     }
     for _ in 0..MOST_QUEUED {
         let Ok((stream, peer)) = listener.accept() else { break };
-        stream.set_nonblocking(true)?;
-        door.let_in(Newcomer { stream: TcpStream::from_std(stream)?, peer }).await;
+        // One that is of no use takes nobody along.
+        let watched = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = watched {
+            door.let_in(Newcomer { stream, peer }).await;
+        }
     }
-    Ok(())
 }
 
 /// A peer that stops reading an answer has no deadline of its own; the connection as a whole has.

@@ -317,16 +317,42 @@ async fn a_panic_at_the_relays_or_the_operators_door_costs_that_connection_too()
     let api = Api::saying(&created(&tickets::permanent(1), None)).await;
     let prepared = Prepared::at(Stage::Welcome);
     let proxy = Proxy::faulty(&origin, prepared.faults.clone(), |config| api.configure(config));
-    for (number, door) in [proxy.relay(), proxy.admin()].into_iter().enumerate() {
-        prepared.times(20);
-        for _ in 0..20 {
+    // The operator has 64 places: the first that was lost would be missed.
+    let (mut made, times) = (0, 70);
+    for door in [proxy.relay(), proxy.admin()] {
+        prepared.times(times);
+        for _ in 0..times {
             let mut turned_away = Connection::open(door).await;
             assert!(turned_away.is_closed().await);
         }
-        counted(&proxy, 20 * (number as u64 + 1)).await;
+        made += times as u64;
+        counted(&proxy, made).await;
         let mut connection = Connection::open(door).await;
         connection.send("GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").await;
-        assert!(connection.response().await.is_some(), "door {number}");
+        assert!(connection.response().await.is_some(), "{door}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_while_the_configuration_is_read_again_or_images_are_looked_for_is_a_500_and_counted() {
+    for (stage, call) in [(Stage::Reload, "POST /reload"), (Stage::Scan, "GET /images")] {
+        let origin = Origin::answering(Answer::image()).await;
+        let prepared = Prepared::at(stage);
+        let proxy = Proxy::faulty(&origin, prepared.faults.clone(), |_| {});
+        // As many at once as may look: the first place that was lost would be missed.
+        prepared.times(3);
+        let mut connection = Connection::open(proxy.admin()).await;
+        let call = format!("{call} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n");
+        for _ in 0..3 {
+            connection.send(&call).await;
+            assert_eq!(connection.response().await.unwrap().status, 500, "{stage:?}");
+        }
+        counted(&proxy, 3).await;
+        connection.send(&call).await;
+        // It was started without a file: there is nothing to read again.
+        let expected = if stage == Stage::Reload { 422 } else { 200 };
+        assert_eq!(connection.response().await.unwrap().status, expected, "{stage:?}");
+        counted(&proxy, 3).await;
     }
 }
 

@@ -117,14 +117,15 @@ impl Soak {
         self.windows(field, |count| count == WINDOWS).await
     }
 
-    /// Good load in so many short windows, after one that is thrown away: whoever came or went just before is settled.
+    /// Good load in so many short windows, after one that is judged and not timed: whoever came or went just before is settled.
     async fn glances(&self, field: &Field, count: usize) -> Outcome<Served> {
         let glances = |count| {
             let (address, window) = (field.server.address, self.scale.glance);
             field.hot.windows(address, self.scale.good, window, move |taken| taken >= count)
         };
-        glances(1).await?;
-        glances(count).await
+        let mut settling = glances(1).await?;
+        settling.windows.clear();
+        Ok(settling.and(glances(count).await?))
     }
 
     async fn windows(&self, field: &Field, is_over: impl Fn(usize) -> bool) -> Outcome<Served> {

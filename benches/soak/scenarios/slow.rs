@@ -43,9 +43,10 @@ struct Beside {
 }
 
 impl Beside {
-    fn pair(alone: Served, good: Served) -> Self {
-        let ratios = vec![good.p99() / alone.p99()];
-        Self { alone, good, ratios, ..Self::default() }
+    /// The good load between two looks at it alone; of these neither weighs more, however the machine changed in between.
+    fn between(before: Served, good: Served, after: Served) -> Self {
+        let ratios = vec![good.p99() / (before.p99() * after.p99()).sqrt()];
+        Self { alone: before.and(after), good, ratios, ..Self::default() }
     }
 
     fn and(self, other: Self) -> Self {
@@ -63,13 +64,20 @@ impl Beside {
     fn ratio(&self) -> f64 {
         middle(self.ratios.clone())
     }
+
+    /// The same in words, and from where to where they were.
+    fn told(&self) -> String {
+        let least = self.ratios.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = self.ratios.iter().copied().fold(0.0, f64::max);
+        format!("{:.2} ({least:.2} to {most:.2})", self.ratio())
+    }
 }
 
 fn nobody_told(all: &Beside) -> [String; 12] {
-    let figures = [all.alone.p99(), all.good.p99(), all.ratio()].map(|figure| format!("{figure:.2}"));
-    let [alone, good, ratio] = figures;
+    let [alone, good] = [all.alone.p99(), all.good.p99()].map(|figure| format!("{figure:.2}"));
     let none = String::new;
-    ["nobody".to_owned(), none(), "0".to_owned(), none(), none(), none(), alone, good, ratio, none(), none(), none()]
+    let (nobody, open) = ("nobody".to_owned(), "0".to_owned());
+    [nobody, none(), open, none(), none(), none(), alone, good, all.told(), none(), none(), none()]
 }
 
 impl Soak {
@@ -91,10 +99,10 @@ impl Soak {
             "÷ alone",
         ];
         let mut table = Table::new(format!("{} slow connections of each kind", self.scale.slow), &columns);
-        (self.progress)("nobody is slow");
-        let mut all = self.nobody(&field).await?;
-        table.row(&nobody_told(&all));
+        let (mut all, mut nobody) = (Beside::default(), Beside::default());
         for &kind in &self.kinds {
+            (self.progress)("nobody is slow");
+            nobody = nobody.and(self.nobody(&field, kind).await?);
             (self.progress)(&format!("{} slow connections: {}", self.scale.slow, kind.name()));
             let there = self.staying(&field, kind).await?;
             let coming = self.coming(&field, kind).await?;
@@ -103,7 +111,9 @@ impl Soak {
             self.left(&field).await?.promise(report, &format!("slow, {}", kind.name()), &field);
             all = all.and(there).and(coming);
         }
+        table.row(&nobody_told(&nobody));
         report.tables.push(table);
+        all = all.and(nobody);
         promise_hits(report, "slow", &all.alone.and(all.good));
         promise_closed(report, "slow", &all.ended);
         Ok(())
@@ -122,16 +132,19 @@ impl Soak {
             figure(late.as_secs_f64()),
             figure(there.alone.p99()),
             figure(there.good.p99()),
-            figure(there.ratio()),
+            there.told(),
             figure(coming.alone.p99()),
             figure(coming.good.p99()),
-            figure(coming.ratio()),
+            coming.told(),
         ]
     }
 
     fn promise_times(&self, report: &mut Report, kind: Kind, there: &Beside, coming: &Beside) {
         let (open, count, name) = (there.open.unwrap_or(0), self.scale.slow as u64, kind.name());
-        let says = format!("slow, {name}, all there: before and after it was looked");
+        let says = format!("slow, {name}, all there: how many, before and after");
+        report.in_time(says, open.to_string(), count.to_string(), open >= count);
+        let (open, count) = (coming.open.unwrap_or(0), count * THERE / 100);
+        let says = format!("slow, {name}, coming and going: how many, before and after");
         report.in_time(says, open.to_string(), count.to_string(), open >= count);
         report.time(format!("slow, {name}, all there: p99 ÷ alone"), there.ratio(), LONGER);
         report.time(format!("slow, {name}, coming and going: p99 ÷ alone"), coming.ratio(), LONGER);
@@ -140,9 +153,9 @@ impl Soak {
     /// The good load while all are there, as often as it takes.
     async fn staying(&self, field: &Field, kind: Kind) -> Outcome<Beside> {
         let part = kind.undisturbed(&self.scale.timeouts) / PART;
-        let look = (part * 2).div_duration_f64(self.scale.glance) as usize;
+        let look = ((part * 2).div_duration_f64(self.scale.glance) as usize).clamp(1, self.scale.slow_look);
         let mut all = Beside::default();
-        for _ in 0..self.scale.slow_glances.div_ceil(look).max(self.scale.slow_pairs) {
+        for _ in 0..self.scale.slow_glances.div_ceil(look) {
             all = all.and(self.beside(field, kind, Coming::Once(part), look).await?);
         }
         Ok(all)
@@ -151,24 +164,20 @@ impl Soak {
     /// The good load while they come again and again.
     async fn coming(&self, field: &Field, kind: Kind) -> Outcome<Beside> {
         let mut all = Beside::default();
-        for _ in 0..self.scale.slow_pairs {
-            let look = self.scale.slow_glances.div_ceil(self.scale.slow_pairs);
-            all = all.and(self.beside(field, kind, Coming::Again, look).await?);
+        for _ in 0..self.scale.slow_glances.div_ceil(self.scale.slow_look) {
+            all = all.and(self.beside(field, kind, Coming::Again, self.scale.slow_look).await?);
         }
         Ok(all)
     }
 
-    /// The good load by itself, in the same pairs.
-    async fn nobody(&self, field: &Field) -> Outcome<Beside> {
-        let mut all = Beside::default();
-        let look = self.scale.slow_glances.div_ceil(self.scale.slow_pairs);
-        for _ in 0..self.scale.slow_pairs {
-            let before = self.alone(field, look.div_ceil(2)).await?;
-            let good = self.alone(field, look).await?;
-            let alone = before.and(self.alone(field, look / 2).await?);
-            all = all.and(Beside::pair(alone, good));
-        }
-        Ok(all)
+    /// The good load while nobody comes, with the pauses in which this kind would come and go.
+    async fn nobody(&self, field: &Field, kind: Kind) -> Outcome<Beside> {
+        let (look, pause) = (self.scale.slow_look, kind.undisturbed(&self.scale.timeouts) / PART);
+        let before = self.alone(field, look.div_ceil(2)).await?;
+        sleep(pause).await;
+        let good = self.alone(field, look).await?;
+        sleep(pause).await;
+        Ok(Beside::between(before, good, self.alone(field, look.div_ceil(2)).await?))
     }
 
     /// The good load in so many windows once they have come, and in as many without them.
@@ -180,16 +189,32 @@ impl Soak {
         let open = self.gathered(field, kind, coming).await?;
         let memory = mebibytes(&field.server.process);
         let good = self.glances(field, glances).await?;
-        let open = Some(open.min(field.server.connections().await?));
+        let open = Some(open.min(self.settled(field).await?));
         enough.cancel();
         let ended = crowd.end()?;
-        let alone = before.and(self.alone(field, glances / 2).await?);
-        Ok(Beside { open, memory, ended, ..Beside::pair(alone, good) })
+        let after = self.alone(field, glances.div_ceil(2)).await?;
+        Ok(Beside { open, memory, ended, ..Beside::between(before, good, after) })
+    }
+
+    /// How many connections there are once those of the good load have gone: two looks that are the same, of ten at most.
+    async fn settled(&self, field: &Field) -> Outcome<u64> {
+        let mut open = field.server.connections().await?;
+        for _ in 0..10 {
+            sleep(LOOK).await;
+            let was = std::mem::replace(&mut open, field.server.connections().await?);
+            if was == open {
+                break;
+            }
+        }
+        Ok(open)
     }
 
     /// The good load in so many windows when nobody else is left.
     async fn alone(&self, field: &Field, glances: usize) -> Outcome<Served> {
-        self.left(field).await?;
+        let left = self.left(field).await?;
+        if !left.holds(field) {
+            return Err(format!("it is not alone: {left:?}").into());
+        }
         self.glances(field, glances).await
     }
 
