@@ -102,12 +102,18 @@ impl Answers {
             let address = listening.local_addr().expect("it listens");
             let open = TcpListener::from_std(listening).expect("it is a socket");
             let (answers, mut mood) = (self.clone(), self.mood.clone());
-            tokio::select! {
-                () = answers.accept(&open) => {}
-                _ = mood.wait_for(|mood| *mood == Mood::Gone) => {}
+            let comes_back = tokio::select! {
+                () = answers.accept(&open) => false,
+                gone = mood.wait_for(|mood| *mood == Mood::Gone) => gone.is_ok(),
+            };
+            // Whoever says how it is has gone for good: nobody is to listen there again.
+            if !comes_back {
+                return;
             }
             drop(open);
-            let _ = self.mood.wait_for(|mood| *mood != Mood::Gone).await;
+            if self.mood.wait_for(|mood| *mood != Mood::Gone).await.is_err() {
+                return;
+            }
             listening = listener(address).expect("nobody takes the port meanwhile");
         }
     }

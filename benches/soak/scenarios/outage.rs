@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Field, LOOK, PATIENCE, Soak, promise_hits};
+use crate::awake::Awake;
 use crate::good::Served;
 use crate::origin::Mood;
 use crate::report::{Report, Table};
@@ -20,6 +21,7 @@ const NEW: u64 = 1000;
 impl Soak {
     pub(super) async fn outage(&self, report: &mut Report) -> Outcome<()> {
         let field = self.field(self.scale.life).await?;
+        let _awake = Awake::keep(&self.ground.cores.all)?;
         let columns = ["the origin", "served", "of them stale", "p99 up ms", "p99 ms", "÷ up", "fresh again s"];
         let [down, life] = [self.scale.outage, self.scale.life].map(humantime::format_duration);
         let mut table = Table::new(format!("The origin is down for {down}; its images are fresh for {life}"), &columns);
