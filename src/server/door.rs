@@ -96,8 +96,20 @@ impl<K: Keeper> Door<K> {
         }
     }
 
-    /// Takes in one who came before the listener went, as soon as there is a place. A mistake of ours costs this one, and nobody behind.
-    pub async fn let_in(&self, newcomer: Newcomer<K::Stream>) {
+    /// Takes in all who came before the listener went, as soon as there is a place for each: who is in hand, then who is queued.
+    /// Dropping the future drops who waits for one, and leaves the others in the queue.
+    pub async fn empty(
+        &self,
+        in_hand: Option<Newcomer<K::Stream>>,
+        queued: impl Iterator<Item = Newcomer<K::Stream>> + Send,
+    ) {
+        for newcomer in in_hand.into_iter().chain(queued) {
+            self.let_in(newcomer).await;
+        }
+    }
+
+    /// A mistake of ours costs this one, and nobody behind.
+    async fn let_in(&self, newcomer: Newcomer<K::Stream>) {
         let taken_in = async {
             let place = self.places.take(newcomer.peer.ip()).await;
             self.keeper.welcome(newcomer, place).await;

@@ -295,12 +295,8 @@ impl World {
         let door = Door { keeper, places: Arc::clone(&self.places), panics: self.panics.clone() };
         let in_hand = door.stand_open(&mut newcomers, self.closing.notified()).await;
         self.drain.lose_listener();
-        if let Some(newcomer) = in_hand {
-            door.let_in(newcomer).await;
-        }
-        while let Ok(number) = newcomers.try_recv() {
-            door.let_in(door.keeper.comes(number)).await;
-        }
+        let queued = std::iter::from_fn(|| newcomers.try_recv().ok()).map(|number| door.keeper.comes(number));
+        door.empty(in_hand, queued).await;
     }
 
     async fn serve(&self, number: usize, door: oneshot::Receiver<Place>) {

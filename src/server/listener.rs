@@ -80,7 +80,8 @@ pub async fn accept(listeners: Vec<Listener>, door: Door<Public>, legacy: Arc<Le
     let queues = if drain.is_handed_over() { Vec::new() } else { unwatched(open.listeners)? };
     tokio::select! {
         () = drain.over() => {}
-        () = empty(&door, in_hand, &queues) => {}
+        // What was accepted is answered before the sockets close.
+        () = door.empty(in_hand, queued(&queues)) => {}
     }
     Ok(())
 }
@@ -162,16 +163,10 @@ impl Keeper for Public {
     }
 }
 
-/// What the kernel has accepted for us is answered before the sockets close, `in_hand` first. The kernel is asked itself: the
-/// runtime may not have heard yet of the last connection.
-async fn empty(door: &Door<Public>, in_hand: Option<Newcomer>, queues: &[Listener]) {
-    if let Some(newcomer) = in_hand {
-        door.let_in(newcomer).await;
-    }
-    for Listener { socket, entrance } in queues {
-        for _ in 0..BACKLOG {
-            let Ok((stream, peer)) = socket.accept() else { break };
-            door.let_in(Newcomer { stream: (stream, *entrance), peer }).await;
-        }
-    }
+/// Whom the kernel has accepted for us. It is asked itself: the runtime may not have heard yet of the last connection.
+fn queued(queues: &[Listener]) -> impl Iterator<Item = Newcomer> {
+    queues.iter().flat_map(|Listener { socket, entrance }| {
+        let accepted = (0..BACKLOG).map_while(|_| socket.accept().ok());
+        accepted.map(|(stream, peer)| Newcomer { stream: (stream, *entrance), peer })
+    })
 }

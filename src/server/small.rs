@@ -90,7 +90,7 @@ pub async fn serve_until(
     let in_hand = door.stand_open(&mut listener, closing(&drain)).await;
     tokio::select! {
         () = drain.over() => {}
-        () = empty(&door, in_hand, listener.into_std()?) => {}
+        () = door.empty(in_hand, queued(listener.into_std()?)) => {}
     }
     let Small { tracker, cut, .. } = door.keeper;
     tracker.close();
@@ -147,19 +147,15 @@ async fn closing(drain: &Drain) {
     }
 }
 
-/// `in_hand` first. The kernel is asked itself: the runtime may not have heard yet of the last connection.
-async fn empty<T: Answers>(door: &Door<Small<T>>, in_hand: Option<Newcomer>, listener: TcpListener) {
-    if let Some(newcomer) = in_hand {
-        door.let_in(newcomer).await;
-    }
-    for _ in 0..MOST_QUEUED {
-        let Ok((stream, peer)) = listener.accept() else { break };
-        // One that is of no use takes nobody along.
-        let watched = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
-        if let Ok(stream) = watched {
-            door.let_in(Newcomer { stream, peer }).await;
-        }
-    }
+/// Whom the kernel has accepted for us. It is asked itself: the runtime may not have heard yet of the last connection. The listener
+/// closes with the iterator.
+fn queued(listener: TcpListener) -> impl Iterator<Item = Newcomer> {
+    let accepted = (0..MOST_QUEUED).map_while(move |_| listener.accept().ok());
+    // One that is of no use takes nobody along.
+    accepted.filter_map(|(stream, peer)| {
+        stream.set_nonblocking(true).ok()?;
+        Some(Newcomer { stream: TcpStream::from_std(stream).ok()?, peer })
+    })
 }
 
 /// A peer that stops reading an answer has no deadline of its own; the connection as a whole has.
