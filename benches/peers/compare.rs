@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::Outcome;
 use crate::client::{self, Ask, End, Figures, Pace};
 use crate::machine::find;
+use crate::median::median;
 use crate::modes::Bench;
 use crate::origin::Origin;
 use crate::report::{Row, Table};
@@ -214,17 +215,6 @@ impl Contender {
     pub fn named(mut self, name: String) -> Self {
         self.server.name = name;
         self
-    }
-}
-
-/// The one in the middle.
-pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_unstable_by(f64::total_cmp);
-    match values.len() {
-        0 => f64::NAN,
-        odd if odd % 2 == 1 => values[odd / 2],
-        even => f64::midpoint(values[even / 2 - 1], values[even / 2]),
     }
 }
 

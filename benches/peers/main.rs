@@ -15,6 +15,7 @@ mod client;
 mod compare;
 mod floor;
 mod machine;
+mod median;
 mod modes;
 mod options;
 mod origin;

@@ -17,8 +17,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::client::TlsStream;
 
 use crate::client::{self, Ask, End, Figures, Pace};
-use crate::compare::{Protocol, Ratios, Setting, median};
+use crate::compare::{Protocol, Ratios, Setting};
 use crate::machine::find;
+use crate::median::median;
 use crate::origin::Origin;
 use crate::report::{Report, Row, Table};
 use crate::server::{Ground, Kind, Server, Task};

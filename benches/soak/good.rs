@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::Outcome;
 use crate::client::{self, Answer, Ask, End, Figures, Judge, Pace};
+use crate::median::median;
 use crate::strangers::good_client;
 use crate::tickets::{self, IMAGE};
 
@@ -138,22 +139,11 @@ impl Served {
 
     /// The p99 of a window, in milliseconds: the middle one of all.
     pub fn p99(&self) -> f64 {
-        middle(self.windows.iter().map(|figures| figures.p99).collect())
+        median(self.windows.iter().map(|figures| figures.p99))
     }
 
     /// The longest answer, in milliseconds.
     pub fn longest(&self) -> f64 {
         self.windows.iter().map(|figures| figures.longest).fold(0.0, f64::max)
-    }
-}
-
-/// The one in the middle, or between the two there.
-pub fn middle(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    let upper = figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN);
-    if figures.len().is_multiple_of(2) && !figures.is_empty() {
-        f64::midpoint(figures[figures.len() / 2 - 1], upper)
-    } else {
-        upper
     }
 }

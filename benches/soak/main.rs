@@ -34,6 +34,8 @@ mod client;
 #[expect(dead_code, reason = "the comparison finds programs, and has servers with several cores")]
 #[path = "../peers/machine.rs"]
 mod machine;
+#[path = "../peers/median.rs"]
+mod median;
 #[path = "../peers/options.rs"]
 mod options;
 #[path = "../peers/page.rs"]

@@ -9,7 +9,6 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::tickets::{self, IMAGE};
 use crate::{Outcome, machine, strangers, wire};
@@ -47,8 +46,8 @@ impl Mood {
 pub struct Origin {
     /// Where it is.
     pub address: SocketAddr,
+    /// It ends with this.
     mood: watch::Sender<Mood>,
-    _over: DropGuard,
     _thread: std::thread::JoinHandle<()>,
 }
 
@@ -63,16 +62,16 @@ struct Answers {
 impl Origin {
     /// Answers with images that are fresh for `life`, from a thread where the caller is.
     pub fn start(life: Duration) -> Outcome<Self> {
-        let (address, over) = (machine::free_address()?, CancellationToken::new());
+        let address = machine::free_address()?;
         let (mood, seen) = watch::channel(Mood::Up);
         let answers = Answers { life, clock: Clock::system(), mood: seen };
-        let (end, reserve, listener) = (over.clone(), reserve(address)?, listener(address)?);
+        let (reserve, listener) = (reserve(address)?, listener(address)?);
         let thread = std::thread::Builder::new().name("origin".to_owned()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(end.run_until_cancelled(answers.come_and_go(listener)));
+            runtime.block_on(answers.come_and_go(listener));
             drop(reserve);
         })?;
-        Ok(Self { address, mood, _over: over.drop_guard(), _thread: thread })
+        Ok(Self { address, mood, _thread: thread })
     }
 
     /// Is so from now on.

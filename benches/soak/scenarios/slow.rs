@@ -12,7 +12,8 @@ use crate::Outcome;
 use crate::aside::Aside;
 use crate::awake::Awake;
 use crate::crowd::{self, Coming, Tally};
-use crate::good::{Served, middle};
+use crate::good::Served;
+use crate::median::median;
 use crate::report::{Report, Table};
 use crate::slow::Kind;
 use crate::watch::mebibytes;
@@ -62,7 +63,7 @@ impl Beside {
 
     /// The p99 with them by the one without them: the middle one of all pairs.
     fn ratio(&self) -> f64 {
-        middle(self.ratios.clone())
+        median(self.ratios.iter().copied())
     }
 
     /// The same in words, and from where to where they were.
