@@ -12,6 +12,7 @@
 //! 8. **wait** for the fill, which spends the origin's budget itself, unless others need the place more;
 //! 9. **respond** — from an allow-list ([`crate::reply`], [`crate::respond`]).
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +29,8 @@ use crate::cache::{Cache, Known};
 use crate::clock::Clock;
 use crate::fault::{Faults, Stage};
 use crate::fill::{Filled, Fills, Joined};
-use crate::forward::Forward as App;
-use crate::limit::{Admitted, Client, Limits, Trust};
+use crate::forward::{Forward as App, ForwardFailure};
+use crate::limit::{Admitted, Client, Limits, Requests, Trust};
 use crate::metrics::Reading;
 use crate::moment::Moment;
 use crate::origin::Failure;
@@ -56,6 +57,8 @@ pub struct Proxy {
 struct Wish<'a> {
     ticket: &'a Ticket,
     client: Client,
+    /// Whose connection it came over.
+    peer: IpAddr,
     /// Whether an answer that refuses it makes room for another connection: over HTTP/2 it does not.
     can_make_room: bool,
 }
@@ -68,6 +71,8 @@ pub struct Shared {
     pub trust: Trust,
     /// The budgets.
     pub limits: Arc<Limits>,
+    /// How many requests are under way.
+    pub requests: Arc<Requests>,
     /// `tickets.strict`.
     pub strict: bool,
     /// `tickets.expired`.
@@ -104,7 +109,7 @@ impl Proxy {
         }
         self.shared.faults.strike(Stage::Route); // 1
         match routes.of(request.method(), request.uri()) {
-            Route::Image => self.image(request, client, arrival.at).await,
+            Route::Image => self.image(request, client, &arrival).await,
             Route::Preflight => Answered::preflight(responder.preflight(request.headers())),
             Route::Health => Answered::healthy(request.method()),
             Route::App => {
@@ -118,14 +123,15 @@ impl Proxy {
     }
 
     /// `now` is read once for a hit, whose every step takes less than a clock can tell; whoever waits reads it again.
-    async fn image(&self, request: &Request<TimedBody>, client: Client, mut now: Moment) -> Answered {
+    async fn image(&self, request: &Request<TimedBody>, client: Client, arrival: &Arrival<'_>) -> Answered {
+        let (mut now, peer) = (arrival.at, arrival.peer.ip());
         let asked = Asked::of(request);
         self.shared.faults.strike(Stage::Ticket);
         let ticket = Ticket::from_query(request.uri().query()); // 2
         let reply = match &ticket {
             Ok(ticket) => {
                 let can_make_room = request.version() < Version::HTTP_2;
-                self.find(Wish { ticket, client, can_make_room }, &mut now).await
+                self.find(Wish { ticket, client, peer, can_make_room }, &mut now).await
             }
             Err(bad) => Err(Refusal::BadTicket(*bad)),
         };
@@ -185,7 +191,10 @@ impl Proxy {
     ) -> Result<Reply, Refusal> {
         match plan {
             Plan::Ask => self.fetch(wish, admitted, Forward::Stale).await,
-            Plan::AskBriefly => Ok(self.ask_briefly(image, wish.ticket, admitted).await),
+            Plan::AskBriefly => Ok(match self.shared.requests.begin(wish.peer) {
+                Ok(_under_way) => self.ask_briefly(image, wish.ticket, admitted).await,
+                Err(too_many) => Reply::stale(image, too_many.reason(), admitted),
+            }),
             Plan::ShowAndRefresh => {
                 self.shared.fills.refresh(wish.ticket);
                 Ok(Reply::stale(image, "stale-while-revalidate", admitted))
@@ -219,6 +228,7 @@ impl Proxy {
 
     /// Steps 5 to 8, given up when the place is needed for somebody who may be answered at once. What was begun goes on.
     async fn fetch(&self, wish: Wish<'_>, admitted: Admitted, forward: Forward) -> Result<Reply, Refusal> {
+        let _under_way = self.shared.requests.begin(wish.peer)?;
         tokio::select! {
             biased;
             reply = self.wait(wish, admitted, forward) => reply,
@@ -259,7 +269,10 @@ impl Proxy {
             Some(forward) => {
                 let believed = self.shared.trust.believed(peer.ip());
                 self.shared.faults.strike(Stage::Forward);
-                let sent = forward.send(request, peer, believed).await;
+                let sent = match self.shared.requests.begin(peer.ip()) {
+                    Ok(under_way) => forward.send(request, peer, believed, under_way).await,
+                    Err(too_many) => Err(ForwardFailure::TooMany(too_many)),
+                };
                 self.shared.faults.strike(Stage::Forwarded);
                 Answered::forwarded(&method, sent)
             }
@@ -298,6 +311,7 @@ impl Shared {
             negative_capacity: negatives.capacity,
             fills: self.fills.under_way() as u64,
             waiting: self.limits.waiting() as u64,
+            requests: self.requests.under_way() as u64,
             waiting_for_fills: self.fills.waiting() as u64,
             circuit_open: self.fills.origin().circuit_is_open(),
             skew_millis: self.fills.origin().skew_millis(),

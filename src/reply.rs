@@ -13,7 +13,7 @@ use crate::cache::status::{self, Forward, Kept, Outcome};
 use crate::fill::Filled;
 use crate::fill::judge::{EXPIRED, ORIGIN_STATUS, STALE_ON_ARRIVAL, Storable, Verdict, negative_reason};
 use crate::forward::ForwardFailure;
-use crate::limit::{Admitted, Client, Refused};
+use crate::limit::{Admitted, Client, Refused, TooMany};
 use crate::metrics::Source;
 use crate::moment::Moment;
 use crate::origin::Failure;
@@ -78,6 +78,14 @@ pub enum Refusal {
     Expired,
     /// A budget of the client is spent.
     Budget(Refused),
+    /// As many requests are under way as there may be.
+    TooMany(TooMany),
+}
+
+impl From<TooMany> for Refusal {
+    fn from(too_many: TooMany) -> Self {
+        Self::TooMany(too_many)
+    }
 }
 
 impl From<Refused> for Refusal {
@@ -213,6 +221,11 @@ impl Reply {
             Self::Filled { verdict: Verdict::Failed(failure, _), .. } => respond.failure(asked, failure, outcome),
             Self::Refused(refusal) => match refusal {
                 Refusal::Budget(refused) => respond.limited(asked, refused, &refusal.to_string(), outcome),
+                Refusal::TooMany(too_many) => {
+                    let mut response = respond.refusal(asked, too_many.status(), &too_many.to_string(), outcome);
+                    response.headers_mut().insert(header::RETRY_AFTER, TooMany::RETRY_AFTER);
+                    response
+                }
                 _ => respond.refusal(asked, refusal.status(), &refusal.to_string(), outcome),
             },
         }
@@ -290,6 +303,7 @@ impl Refusal {
             Self::NotOwn => StatusCode::FORBIDDEN,
             Self::Expired => StatusCode::GONE,
             Self::Budget(_) => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooMany(too_many) => too_many.status(),
         }
     }
 
@@ -300,6 +314,7 @@ impl Refusal {
             Self::NotOwn => "foreign-ticket",
             Self::Expired => EXPIRED,
             Self::Budget(refused) => refused.budget.name(),
+            Self::TooMany(too_many) => too_many.reason(),
         }
     }
 }
@@ -313,6 +328,7 @@ impl std::fmt::Display for Refusal {
                 "this ticket is not one of this site's own (tickets.allow is \"own\"); create it through the relay, or register it",
             ),
             Self::Expired => f.write_str("this ticket has expired; create a new one (tickets.expired is \"gone\")"),
+            Self::TooMany(too_many) => too_many.fmt(f),
             Self::Budget(_) => f.write_str("too many requests from this client; try again after Retry-After"),
         }
     }

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::exchange::Records;
 use crate::fill::judge::Rules;
 use crate::fill::{Filler, Fills};
-use crate::limit::{Limits, Trust};
+use crate::limit::{Limits, Requests, Trust};
 use crate::metrics::Metrics;
 use crate::origin::Origin;
 use crate::outbound::BadCaFile;
@@ -49,11 +49,14 @@ impl Ground {
             Cache::new(&config.cache, most, on_evict)
         });
         let limits = Arc::new(Limits::new(&config.limits, &self.around.clock));
+        let server = &config.server;
+        let requests =
+            Requests::new(server.max_connections, server.max_connections_per_client, Trust::new(&config.clients));
         let via = Via::unique();
         let origin = Arc::new(self.origin(config, &via)?);
         let filler = self.filler(config, &cache, origin, &limits);
         let fills = Fills::new(filler, most_fills(config), background.handle().clone());
-        Ok(self.assemble(config, (cache, limits, fills), via))
+        Ok(self.assemble(config, (cache, limits, requests, fills), via))
     }
 
     /// The same by `config`, where `before` was built by `was`. A file of certificates is read anew.
@@ -66,7 +69,8 @@ impl Ground {
         let cache = Arc::clone(&before.cache);
         let limits = Arc::new(before.limits.renewed(&config.limits, &self.around.clock));
         let fills = before.fills.renewed(self.filler(config, &cache, origin, &limits), most_fills(config));
-        Ok(self.assemble(config, (cache, limits, fills), before.via.clone()))
+        let requests = Arc::clone(&before.requests);
+        Ok(self.assemble(config, (cache, limits, requests, fills), before.via.clone()))
     }
 
     /// Keeps `certificate` the one in the files that `config` names.
@@ -100,12 +104,13 @@ impl Ground {
         }
     }
 
-    fn assemble(&self, config: &Config, kept: (Arc<Cache>, Arc<Limits>, Fills), via: Via) -> Shared {
-        let (cache, limits, fills) = kept;
+    fn assemble(&self, config: &Config, kept: (Arc<Cache>, Arc<Limits>, Arc<Requests>, Fills), via: Via) -> Shared {
+        let (cache, limits, requests, fills) = kept;
         Shared {
             routes: Routes::new(config.routes.clone()),
             trust: Trust::new(&config.clients),
             limits,
+            requests,
             strict: config.tickets.strict,
             expired: config.tickets.expired,
             allow: config.tickets.allow,

@@ -17,6 +17,8 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tunnel::Tunnel;
 
+use crate::limit::UnderWay;
+
 /// What is sent after the head.
 #[derive(Debug, Default)]
 pub enum Body {
@@ -25,10 +27,19 @@ pub enum Body {
     Empty,
     /// These bytes, whole.
     Bytes(Bytes),
-    /// The app's answer, as it comes, and its seat on a connection that it shares.
-    App(Counted<Incoming>, Option<Seat>),
+    /// The app's answer, as it comes, and what it holds meanwhile.
+    App(Counted<Incoming>, Held),
     /// No body: what follows a 101. Whoever owns the connection takes it out and carries it.
     Tunnel(Box<Tunnel>),
+}
+
+/// What an answer holds until it has ended.
+#[derive(Debug)]
+pub struct Held {
+    /// Its request is under way.
+    pub under_way: UnderWay,
+    /// On a connection to the app that it shares, if it does.
+    pub seat: Option<Seat>,
 }
 
 /// One of the exchanges on a connection that many share; held until its answer has ended.

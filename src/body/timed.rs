@@ -13,6 +13,8 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::limit::UnderWay;
+
 /// A request body with a deadline between its pieces.
 #[derive(Debug)]
 pub struct TimedBody {
@@ -23,6 +25,7 @@ pub struct TimedBody {
     ended: bool,
     unread: Unread,
     watch: Option<Watch>,
+    under_way: Option<UnderWay>,
 }
 
 /// When the last piece of something that moves, such as a request body, was passed on.
@@ -107,19 +110,27 @@ pub enum BodyError {
 impl TimedBody {
     /// Wraps `incoming`; `unread` learns when it is dropped early.
     pub fn new(incoming: Incoming, between_pieces: Duration, unread: Unread) -> Self {
-        let incoming = Some(incoming);
-        Self { incoming, between_pieces, timer: None, waiting: false, ended: false, unread, watch: None }
+        Self::of(Some(incoming), between_pieces, unread)
     }
 
     /// No body.
     pub fn nothing() -> Self {
-        let (between_pieces, unread) = (Duration::ZERO, Unread::default());
-        Self { incoming: None, between_pieces, timer: None, waiting: false, ended: true, unread, watch: None }
+        Self::of(None, Duration::ZERO, Unread::default())
+    }
+
+    fn of(incoming: Option<Incoming>, between_pieces: Duration, unread: Unread) -> Self {
+        let ended = incoming.is_none();
+        Self { incoming, between_pieces, timer: None, waiting: false, ended, unread, watch: None, under_way: None }
     }
 
     /// Lets the caller see how the body moves after it was handed on.
     pub fn watch(&mut self) -> Watch {
         self.watch.get_or_insert_with(Watch::begin).clone()
+    }
+
+    /// Its request is under way until it ends, though its answer may have ended before.
+    pub fn holds(&mut self, under_way: UnderWay) {
+        self.under_way = Some(under_way);
     }
 
     /// Tells what of this body's connection is left unread.

@@ -19,6 +19,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::Notify;
 
 use super::timed::LastPiece;
+use crate::limit::UnderWay;
 use crate::outbound::silence;
 use crate::outbound::wire::Wired;
 
@@ -31,6 +32,7 @@ pub struct Tunnel {
     client: OnUpgrade,
     app: OnUpgrade,
     idle: Duration,
+    under_way: UnderWay,
 }
 
 /// Why a tunnel ended otherwise than by both its ends.
@@ -45,18 +47,19 @@ pub enum Broken {
 }
 
 impl Tunnel {
-    /// Between `client` and `app`, until nothing has moved for `idle`.
-    pub fn new(client: OnUpgrade, app: OnUpgrade, idle: Duration) -> Self {
-        Self { client, app, idle }
+    /// Between `client` and `app`, until nothing has moved for `idle`; its request is `under_way` all the while.
+    pub fn new(client: OnUpgrade, app: OnUpgrade, idle: Duration, under_way: UnderWay) -> Self {
+        Self { client, app, idle, under_way }
     }
 
     /// Carries bytes until the end. Dropping the future closes both connections.
     pub async fn carry(self) -> Result<(), Broken> {
-        let (client, app) = tokio::try_join!(self.client, self.app).map_err(Broken::NotSwitched)?;
+        let Self { client, app, idle, under_way: _under_way } = self;
+        let (client, app) = tokio::try_join!(client, app).map_err(Broken::NotSwitched)?;
         let (moved, client) = (LastPiece::now(), TokioIo::new(client));
         tokio::select! {
             ended = join(client, app, &moved) => ended.map_err(Broken::Cut),
-            () = silence(|| moved.at(), self.idle) => Err(Broken::Idle(self.idle)),
+            () = silence(|| moved.at(), idle) => Err(Broken::Idle(idle)),
         }
     }
 }

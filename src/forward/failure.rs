@@ -8,6 +8,7 @@ use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 
 use crate::body::Body;
 use crate::body::timed::BodyFailure;
+use crate::limit::TooMany;
 use crate::outbound::connect::ConnectError;
 use crate::outbound::trouble::links;
 use crate::outbound::{Trouble, certificate_cause};
@@ -30,6 +31,8 @@ pub enum ForwardFailure {
     BodyOverdue,
     /// The client's own body is not what its framing promised.
     BodyBroken,
+    /// As many requests are under way as there may be.
+    TooMany(TooMany),
     /// The request target makes no sense to forward.
     BadTarget,
     /// It switched protocols, which was not asked of it, or to another one.
@@ -76,6 +79,7 @@ impl ForwardFailure {
             Self::Coded => "app-transfer-coding",
             Self::BodyOverdue => "body-overdue",
             Self::BodyBroken => "body-broken",
+            Self::TooMany(too_many) => too_many.reason(),
             Self::BadTarget => "bad-target",
             Self::Switched => "app-switched-protocols",
         }
@@ -98,6 +102,7 @@ impl ForwardFailure {
             Self::Malformed(true) => (StatusCode::BAD_GATEWAY, Some("http_response_header_section_size")),
             Self::Coded => (StatusCode::BAD_GATEWAY, Some("http_response_transfer_coding")),
             Self::BodyOverdue => (StatusCode::REQUEST_TIMEOUT, None),
+            Self::TooMany(too_many) => (too_many.status(), Some("connection_limit_reached")),
             Self::BodyBroken | Self::BadTarget => (StatusCode::BAD_REQUEST, None),
             Self::Switched => (StatusCode::BAD_GATEWAY, Some("http_upgrade_failed")),
         };
@@ -111,6 +116,9 @@ impl ForwardFailure {
             );
         } else {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        if matches!(self, Self::TooMany(_)) {
+            headers.insert(header::RETRY_AFTER, TooMany::RETRY_AFTER);
         }
         response
     }
@@ -145,6 +153,7 @@ impl std::fmt::Display for ForwardFailure {
             Self::Lost(_) => "the app behind this proxy closed the connection before it answered",
             Self::BodyOverdue => "the request body stopped coming",
             Self::BodyBroken => "the request body is not framed as HTTP wants it; check Content-Length or the chunks",
+            Self::TooMany(too_many) => too_many.text(),
             Self::BadTarget => "the request target cannot be forwarded",
             Self::Switched => "the app behind this proxy switched to a protocol that nobody asked for",
         })

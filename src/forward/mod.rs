@@ -23,8 +23,8 @@ use upgrade::Upgrade;
 use crate::body::counted::Counted;
 use crate::body::timed::{TimedBody, Watch};
 use crate::body::tunnel::Tunnel;
-use crate::body::{Body, Seat};
-use crate::limit::ClientHeader;
+use crate::body::{Body, Held, Seat};
+use crate::limit::{ClientHeader, UnderWay};
 use crate::outbound::connect::ConnectError;
 use crate::outbound::trouble::links;
 use crate::outbound::{self, BadCaFile, trust};
@@ -66,27 +66,29 @@ impl Forward {
         Ok(Some(Self { pool, app: authority, first_byte_timeout, tunnel_idle, via }))
     }
 
-    /// Sends `request` on and returns the app's answer as it begins; the body of a 101 is the tunnel that follows it.
-    /// Dropping the future closes the app's connection.
+    /// Sends `request` on and returns the app's answer as it begins; the body of a 101 is the tunnel that follows it. It is
+    /// `under_way` until both bodies, or the tunnel, have ended. Dropping the future closes the app's connection.
     pub async fn send(
         &self,
         mut request: Request<TimedBody>,
         peer: Peer,
         believed: Option<ClientHeader>,
+        under_way: UnderWay,
     ) -> Result<Response<Body>, ForwardFailure> {
+        request.body_mut().holds(under_way.clone());
         let Some(upgrade) = Upgrade::wished(&mut request) else {
             let (response, seat) = self.exchange(request, peer, believed, None).await?;
             return if is_switch(&response) {
                 Err(ForwardFailure::Switched)
             } else {
-                Ok(finish(response).map(|body| Body::App(Counted::new(body), seat)))
+                Ok(streamed(response, Held { under_way, seat }))
             };
         };
         let unread = request.body().unread().clone();
         let answered = self.exchange(request, peer, believed, Some(&upgrade)).await;
         let tunnel = match answered {
-            Ok((response, _)) if is_switch(&response) => self.tunnel(response, upgrade),
-            other => other.map(|(response, seat)| finish(response).map(|body| Body::App(Counted::new(body), seat))),
+            Ok((response, _)) if is_switch(&response) => self.tunnel(response, upgrade, under_way),
+            other => other.map(|(response, seat)| streamed(response, Held { under_way, seat })),
         };
         if !tunnel.as_ref().is_ok_and(is_switch) {
             // What the client may have sent already was meant for the other protocol, and is no request.
@@ -95,12 +97,17 @@ impl Forward {
         tunnel
     }
 
-    fn tunnel(&self, mut response: Response<Incoming>, upgrade: Upgrade) -> Result<Response<Body>, ForwardFailure> {
+    fn tunnel(
+        &self,
+        mut response: Response<Incoming>,
+        upgrade: Upgrade,
+        under_way: UnderWay,
+    ) -> Result<Response<Body>, ForwardFailure> {
         let protocol = upgrade.granted(response.headers()).ok_or(ForwardFailure::Switched)?;
         let app = hyper::upgrade::on(&mut response);
         let mut response = finish(response);
         upgrade::write(response.headers_mut(), protocol);
-        let tunnel = Tunnel::new(upgrade.into_client(), app, self.tunnel_idle);
+        let tunnel = Tunnel::new(upgrade.into_client(), app, self.tunnel_idle, under_way);
         Ok(response.map(|_| Body::Tunnel(Box::new(tunnel))))
     }
 
@@ -194,6 +201,11 @@ fn once_more(request: &Request<TimedBody>, upgrade: Option<&Upgrade>) -> Option<
 
 fn is_switch<B>(response: &Response<B>) -> bool {
     response.status() == StatusCode::SWITCHING_PROTOCOLS
+}
+
+/// The app's answer, with its body as it comes.
+fn streamed(response: Response<Incoming>, held: Held) -> Response<Body> {
+    finish(response).map(|body| Body::App(Counted::new(body), held))
 }
 
 /// Makes the app's answer ours to give.

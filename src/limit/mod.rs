@@ -1,5 +1,5 @@
-//! Limits on calls: who a client is ([`client`]), the three budgets (S28) that it and the origin have, and who makes room when
-//! all connections are taken ([`crowd`]).
+//! Limits on calls: who a client is ([`client`]), the three budgets (S28) that it and the origin have, how many connections or
+//! requests it may have at once ([`shares`], [`requests`]), and who makes room when all connections are taken ([`crowd`]).
 //!
 //! A browser never retries an `<img>`, so a wait beats a refusal. A budget with a wait admits at once whoever can be served
 //! within it, and says how long to hold them back: places in the queue are given out in order of arrival, by one atomic
@@ -10,6 +10,8 @@ pub mod client;
 pub mod config;
 pub mod crowd;
 pub mod fields;
+pub mod requests;
+pub mod shares;
 mod slots;
 mod waiters;
 
@@ -20,6 +22,7 @@ use budget::{ClientBudget, SharedBudget};
 pub use client::{Client, Trust};
 pub use config::{ClientConfig, ClientHeader, Config, Policy, TellBudget, Trusted};
 pub use crowd::Crowd;
+pub use requests::{Requests, TooMany, UnderWay};
 use waiters::Waiters;
 
 use crate::clock::Clock;

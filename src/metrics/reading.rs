@@ -33,6 +33,8 @@ pub struct Reading {
     pub negative_bytes: u64,
     /// Bytes they may take.
     pub negative_capacity: u64,
+    /// Requests under way: with the app, or waiting for an image.
+    pub requests: u64,
     /// Fills under way.
     pub fills: u64,
     /// Requests waiting for a budget.
@@ -53,6 +55,7 @@ pub(super) struct Gauges {
     bytes: Family<StoreLabels, Gauge>,
     capacity: Family<StoreLabels, Gauge>,
     own_tickets: Gauge,
+    requests: Gauge,
     fills: Gauge,
     waiting: Gauge,
     waiting_for_fills: Gauge,
@@ -73,6 +76,8 @@ impl Gauges {
             self.capacity.clone(),
         );
         registry.register("own_tickets", "Own tickets known", self.own_tickets.clone());
+        let help = "Requests that are with the app, or wait for an image";
+        registry.register("requests_under_way", help, self.requests.clone());
         registry.register("fills_under_way", "Fills under way", self.fills.clone());
         registry.register("waiting_for_budgets", "Requests that wait for a budget", self.waiting.clone());
         registry.register("waiting_for_fills", "Requests that wait for a fill", self.waiting_for_fills.clone());
@@ -94,6 +99,7 @@ impl Gauges {
             self.capacity.get_or_create(&labels).set(signed(capacity));
         }
         self.own_tickets.set(signed(reading.own_tickets));
+        self.requests.set(signed(reading.requests));
         self.fills.set(signed(reading.fills));
         self.waiting.set(signed(reading.waiting));
         self.waiting_for_fills.set(signed(reading.waiting_for_fills));

@@ -34,7 +34,7 @@ use crate::fill::interleavings::{cache, filler};
 use crate::interleavings::tasks::Tasks;
 use crate::interleavings::threads::{Act, run, step, wait_for};
 use crate::interleavings::{Choices, explore};
-use crate::limit::{ClientConfig, Trust};
+use crate::limit::{ClientConfig, Requests, Trust};
 use crate::log::Control;
 use crate::peer::{Peer, Scheme};
 use crate::proxy::{Proxy, Shared};
@@ -192,6 +192,7 @@ fn exchanges() -> Arc<Exchanges> {
             routes: Routes::new(config.routes.clone()),
             trust: trust(),
             limits: Arc::clone(&filler.limits),
+            requests: Requests::new(usize::MAX, usize::MAX, trust()),
             strict: config.tickets.strict,
             expired: config.tickets.expired,
             allow: config.tickets.allow,

@@ -2,7 +2,6 @@
 //! peers carry many clients and are exempt). A place is held by its connection and free again when that is dropped. When
 //! all are taken, somebody is asked to make room ([`crate::limit::crowd`]), so that the next who comes finds one.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, PoisonError};
@@ -10,7 +9,8 @@ use std::sync::{Arc, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::limit::{Client, Crowd, Trust};
+use crate::limit::shares::{Share, Shares};
+use crate::limit::{Crowd, Trust};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Counts open connections.
@@ -18,17 +18,14 @@ use crate::sync::{Mutex, MutexGuard};
 pub struct Places {
     free: Arc<Semaphore>,
     crowd: Arc<Crowd>,
-    caps: Mutex<Caps>,
-    /// At most one entry for each open connection.
-    taken: Mutex<HashMap<IpAddr, usize>>,
+    shares: Arc<Shares>,
+    cap: Mutex<Cap>,
 }
 
-/// How many, and who is exempt.
+/// How many.
 #[derive(Debug)]
-struct Caps {
+struct Cap {
     all: usize,
-    per_client: usize,
-    trust: Trust,
     /// Places given out that are not to come back: there were more of them before.
     owed: usize,
 }
@@ -37,7 +34,7 @@ struct Caps {
 #[derive(Debug)]
 pub struct Place {
     places: Arc<Places>,
-    counted: Option<IpAddr>,
+    share: Share,
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -45,45 +42,43 @@ impl Places {
     /// Makes room for `all` connections, `per_client` of one untrusted address; past them, those of `crowd` are asked for theirs.
     pub fn new(all: usize, per_client: usize, trust: Trust, crowd: Arc<Crowd>) -> Arc<Self> {
         let all = all.min(Semaphore::MAX_PERMITS);
-        let (free, caps) = (Arc::new(Semaphore::new(all)), Mutex::new(Caps { all, per_client, trust, owed: 0 }));
-        Arc::new(Self { free, crowd, caps, taken: Mutex::default() })
+        let (free, cap) = (Arc::new(Semaphore::new(all)), Mutex::new(Cap { all, owed: 0 }));
+        Arc::new(Self { free, crowd, shares: Shares::new(per_client, trust), cap })
     }
 
     /// Makes room for `all` connections, `per_client` of one untrusted address, from now on. Those that are open stay.
     pub fn resize(&self, all: usize, per_client: usize, trust: Trust) {
         let all = all.min(Semaphore::MAX_PERMITS);
-        let mut caps = self.caps();
-        let before = caps.all + caps.owed;
+        let mut cap = self.cap();
+        let before = cap.all + cap.owed;
         self.free.add_permits(all.saturating_sub(before));
         let too_many = before.saturating_sub(all);
         let owed = too_many - self.free.forget_permits(too_many);
-        *caps = Caps { all, per_client, trust, owed };
+        *cap = Cap { all, owed };
+        self.shares.resize(per_client, trust);
     }
 
     fn take_back(&self, permit: Option<OwnedSemaphorePermit>) {
-        let mut caps = self.caps();
-        if let Some(permit) = permit.filter(|_| caps.owed > 0) {
+        let mut cap = self.cap();
+        if let Some(permit) = permit.filter(|_| cap.owed > 0) {
             permit.forget();
-            caps.owed -= 1;
+            cap.owed -= 1;
             // Whoever gave it up may have been asked to for one who waits still.
             self.crowd.ask();
         }
     }
 
-    fn caps(&self) -> MutexGuard<'_, Caps> {
-        self.caps.lock().unwrap_or_else(PoisonError::into_inner)
+    fn cap(&self) -> MutexGuard<'_, Cap> {
+        self.cap.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a place for `peer`, or `None` when this client has its share already. Past `max_connections` it waits until another
     /// connection ends, as those behind it do in the kernel's queue; those who can make room are asked to, one after the other.
     /// Dropping the future gives nothing away.
     pub async fn take(self: &Arc<Self>, peer: IpAddr) -> Option<Place> {
-        let mut place = Place { places: Arc::clone(self), counted: None, permit: None };
-        if !place.count_for(peer) {
-            return None;
-        }
-        place.permit = Some(self.permit().await);
-        Some(place)
+        let share = self.shares.take(peer)?;
+        let permit = Some(self.permit().await);
+        Some(Place { places: Arc::clone(self), share, permit })
     }
 
     async fn permit(&self) -> OwnedSemaphorePermit {
@@ -99,28 +94,14 @@ impl Places {
             }
         }
     }
-
-    /// Counts one more of `client`, unless it has its share already.
-    fn count(&self, client: IpAddr) -> bool {
-        let per_client = self.caps().per_client;
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = taken.entry(client).or_default();
-        let has_room = *count < per_client;
-        *count += usize::from(has_room);
-        has_room
-    }
 }
 
 impl Place {
     /// Counts this place, which was nobody's so far or a trusted peer's, as one of `client`; false when that client has its
     /// share already.
     pub fn count_for(&mut self, client: IpAddr) -> bool {
-        let counted = (!self.places.caps().trust.covers(client)).then(|| Client::at(client).key());
-        if counted.is_some_and(|client| !self.places.count(client)) {
-            return false;
-        }
-        self.discount();
-        self.counted = counted;
+        let Some(share) = self.places.shares.take(client) else { return false };
+        self.share = share;
         true
     }
 
@@ -134,23 +115,11 @@ impl Place {
     pub fn is_wanted(&self) -> bool {
         self.places.crowd.is_crowded()
     }
-
-    fn discount(&mut self) {
-        let Some(client) = self.counted.take() else { return };
-        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = taken.get_mut(&client) {
-            *count -= 1;
-            if *count == 0 {
-                taken.remove(&client);
-            }
-        }
-    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.places.take_back(self.permit.take());
-        self.discount();
     }
 }
 
@@ -212,19 +181,6 @@ mod tests {
         let first = take(&places, "203.0.113.7");
         assert!(first.is_some() && take(&places, "203.0.113.8").is_none());
         drop((place, first));
-        assert!(places.taken.lock().unwrap().is_empty());
-    }
-
-    #[tokio::test]
-    async fn another_share_of_a_client_and_another_trust_hold_at_once() {
-        let places = Places::new(9, 1, trust(), Arc::default());
-        let first = take(&places, "203.0.113.7");
-        assert!(first.is_some() && take(&places, "203.0.113.7").is_none());
-        places.resize(9, 2, trust());
-        let second = take(&places, "203.0.113.7");
-        assert!(second.is_some() && take(&places, "203.0.113.7").is_none());
-        let network = crate::limit::Trusted::Net("203.0.113.0/24".parse().unwrap());
-        places.resize(9, 2, Trust::new(&ClientConfig { trusted_proxies: vec![network], ..ClientConfig::default() }));
-        assert!(take(&places, "203.0.113.7").is_some(), "trusted peers are exempt");
+        assert!(take(&places, "203.0.113.8").is_some());
     }
 }

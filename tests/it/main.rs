@@ -44,6 +44,7 @@ mod proxy_protocol;
 mod relay;
 mod reliability;
 mod reload;
+mod requests_under_way;
 mod server;
 mod stale;
 mod status;
