@@ -10,6 +10,7 @@
 //! 6. **admit** — the client's budget of misses, which may make it wait; own tickets spend none;
 //! 7. **look up and join again, else start** — the wait may have brought the image;
 //! 8. **wait** for the fill, which spends the origin's budget itself, unless others need the place more;
+//!    whoever waits, from 5 on, is counted with those at the app ([`crate::limit::requests`]);
 //! 9. **respond** — from an allow-list ([`crate::reply`], [`crate::respond`]).
 
 use std::net::IpAddr;

@@ -2,6 +2,7 @@
 //! anything runs, then starts the threads. The only reader of the whole configuration. Nothing here is global: two apps
 //! run in one process.
 
+mod doubts;
 mod own;
 mod parts;
 pub mod reload;
@@ -14,6 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+pub use doubts::doubts;
 pub use parts::rules;
 use parts::{Ground, Relays};
 use reload::Reload;
@@ -47,7 +49,7 @@ use crate::server::tls::renewal::{self, Renewal};
 use crate::server::workers::{Service, Workers};
 use crate::server::{self, files, listener};
 use crate::store::{self, NoStore};
-use crate::ticket::{Allow, Ticket};
+use crate::ticket::Ticket;
 
 /// Threads for fills, the accept loop and the admin listener. Clients are served by others.
 const BACKGROUND_THREADS: usize = 2;
@@ -90,6 +92,15 @@ pub struct Addresses {
     pub admin: Option<SocketAddr>,
     /// For the app's calls of WeChat's API.
     pub relay: Option<SocketAddr>,
+}
+
+impl Addresses {
+    /// Where `config` wants them.
+    pub fn wanted(config: &Config) -> Self {
+        let server = &config.server;
+        let (admin, relay) = (config.admin.listen, config.relay.listen);
+        Self { public: server.listen, tls: server.tls.listen, redirect: server.tls.redirect, admin, relay }
+    }
 }
 
 /// What surrounds an app; tests turn the clock and prepare faults.
@@ -247,7 +258,7 @@ impl App {
             let admin = Admin::new(drain.clone(), Arc::clone(&metrics), records, clock, Arc::clone(&reload));
             background.spawn(admin::serve(Arc::new(admin), listener));
         }
-        warn(addresses, &reload.in_force.load());
+        doubts(addresses, &reload.in_force.load()).for_each(|doubt| tracing::warn!("{doubt}"));
         announce(addresses);
         let (background, store) = (Some(background), reload.ground.store.clone());
         Ok(Running { addresses, drain, threads, relaying, legacy, reload, metrics, tracer, background, store })
@@ -309,25 +320,6 @@ fn background() -> io::Result<Runtime> {
         .thread_name("ticketgate-origin")
         .enable_all()
         .build()
-}
-
-/// Says what an operator may not have meant.
-fn warn(addresses: Addresses, config: &Config) {
-    let is_open = |at: SocketAddr| !at.ip().to_canonical().is_loopback();
-    if addresses.relay.is_some_and(is_open) {
-        tracing::warn!("the relay is not on loopback: access tokens travel to it in the clear");
-    }
-    if addresses.admin.is_some_and(is_open) && config.admin.token().is_none() {
-        tracing::warn!(
-            "admin.listen is off loopback and has no token: only /healthz, /readyz and /metrics are answered there"
-        );
-    }
-    if config.tickets.allow == Allow::Any && [addresses.public, addresses.tls].into_iter().flatten().any(is_open) {
-        tracing::warn!(
-            "anybody can have the QR codes of any account shown under this site's name: a ticket names no account, and \
-             tickets.allow is \"any\"; set it to \"own\", with tickets.store, to show none but your own"
-        );
-    }
 }
 
 /// Says where we listen, whatever the log level (S2).

@@ -52,12 +52,13 @@ fn introduction(demo: &Demo) -> String {
          (a miss, then a hit)\n  \
          status    http://{}/\n            \
          (what an operator sees)\n  \
-         your own  TICKETGATE_ORIGIN_URL=http://{} ticketgate --listen 127.0.0.1:0 --config FILE\n            \
-         (a configuration of yours before the stand-in, as long as this runs)\n  \
+         your own  TICKETGATE_ORIGIN_URL=http://{stand_in} TICKETGATE_RELAY_URL=http://{stand_in} \
+         ticketgate --listen 127.0.0.1:0 --config FILE\n            \
+         (a configuration of yours before the stand-in, as long as this runs; the flag's free port instead of its own)\n  \
          end       Ctrl-C\n",
         demo.url(),
         demo.image_url(),
         demo.running().addresses().admin.expect("the demo lets an operator look"),
-        demo.stand_in(),
+        stand_in = demo.stand_in(),
     )
 }

@@ -377,6 +377,23 @@ fn a_valid_configuration_is_said_to_be_so() {
 }
 
 #[test]
+fn check_passes_on_what_a_start_would_warn_of() {
+    let directory = TempDir::new().unwrap();
+    let check = |flags: &[&str]| {
+        let output = ticketgate(&directory, &[&["check"], flags].concat()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        text(&output.stderr).to_owned()
+    };
+    assert_eq!(check(&["--listen", "127.0.0.1:81"]), "");
+    let open = check(&["--listen", "192.0.2.1:81", "--admin-listen", "192.0.2.1:82", "--relay-listen", "192.0.2.1:83"]);
+    for doubt in
+        ["tickets.allow is \"any\"", "admin.listen is off loopback and has no token", "the relay is not on loopback"]
+    {
+        assert!(open.contains(doubt), "{open}");
+    }
+}
+
+#[test]
 fn inspect_tells_people_and_programs() {
     let people = output(&["inspect", SAMPLE]);
     assert_eq!(people.status.code(), Some(0));

@@ -1,0 +1,29 @@
+//! What an operator may not have meant: valid, and worth a word at the start and from `ticketgate check`.
+
+use std::net::SocketAddr;
+
+use super::Addresses;
+use crate::config::Config;
+use crate::ticket::Allow;
+
+/// What is doubtful about `config` where the listeners are at `addresses`.
+pub fn doubts(addresses: Addresses, config: &Config) -> impl Iterator<Item = &'static str> {
+    let is_open = |at: SocketAddr| !at.ip().to_canonical().is_loopback();
+    let relay = addresses.relay.is_some_and(is_open);
+    let operator = addresses.admin.is_some_and(is_open) && config.admin.token().is_none();
+    let everybody = [addresses.public, addresses.tls].into_iter().flatten().any(is_open);
+    [
+        (relay, "the relay is not on loopback: access tokens travel to it in the clear"),
+        (
+            operator,
+            "admin.listen is off loopback and has no token: only /healthz, /readyz and /metrics are answered there",
+        ),
+        (
+            config.tickets.allow == Allow::Any && everybody,
+            "anybody can have the QR codes of any account shown under this site's name: a ticket names no account, and \
+             tickets.allow is \"any\"; set it to \"own\", with tickets.store, to show none but your own",
+        ),
+    ]
+    .into_iter()
+    .filter_map(|(is_so, text)| is_so.then_some(text))
+}
