@@ -10,7 +10,7 @@
 //! 6. **admit** — the client's budget of misses, which may make it wait; own tickets spend none;
 //! 7. **look up and join again, else start** — the wait may have brought the image;
 //! 8. **wait** for the fill, which spends the origin's budget itself, unless others need the place more;
-//!    whoever waits, from 5 on, is counted with those at the app ([`crate::limit::requests`]);
+//!    how many wait so, from 5 on, is bounded ([`crate::limit::requests`]);
 //! 9. **respond** — from an allow-list ([`crate::reply`], [`crate::respond`]).
 
 use std::net::IpAddr;
@@ -30,7 +30,7 @@ use crate::cache::{Cache, Known};
 use crate::clock::Clock;
 use crate::fault::{Faults, Stage};
 use crate::fill::{Filled, Fills, Joined};
-use crate::forward::{Forward as App, ForwardFailure};
+use crate::forward::Forward as App;
 use crate::limit::{Admitted, Client, Limits, Requests, Trust};
 use crate::metrics::Reading;
 use crate::moment::Moment;
@@ -72,8 +72,10 @@ pub struct Shared {
     pub trust: Trust,
     /// The budgets.
     pub limits: Arc<Limits>,
-    /// How many requests are under way.
-    pub requests: Arc<Requests>,
+    /// How many requests are with the app,
+    pub at_app: Arc<Requests>,
+    /// and how many wait for an image: neither takes the other's room.
+    pub awaiting: Arc<Requests>,
     /// `tickets.strict`.
     pub strict: bool,
     /// `tickets.expired`.
@@ -192,9 +194,13 @@ impl Proxy {
     ) -> Result<Reply, Refusal> {
         match plan {
             Plan::Ask => self.fetch(wish, admitted, Forward::Stale).await,
-            Plan::AskBriefly => Ok(match self.shared.requests.begin(wish.peer) {
+            Plan::AskBriefly => Ok(match self.shared.awaiting.begin(wish.peer) {
                 Ok(_under_way) => self.ask_briefly(image, wish.ticket, admitted).await,
-                Err(too_many) => Reply::stale(image, too_many.reason(), admitted),
+                Err(too_many) => {
+                    // Nobody waits for it, so that it takes no room.
+                    self.shared.fills.refresh(wish.ticket);
+                    Reply::stale(image, too_many.reason(), admitted)
+                }
             }),
             Plan::ShowAndRefresh => {
                 self.shared.fills.refresh(wish.ticket);
@@ -229,7 +235,7 @@ impl Proxy {
 
     /// Steps 5 to 8, given up when the place is needed for somebody who may be answered at once. What was begun goes on.
     async fn fetch(&self, wish: Wish<'_>, admitted: Admitted, forward: Forward) -> Result<Reply, Refusal> {
-        let _under_way = self.shared.requests.begin(wish.peer)?;
+        let _under_way = self.shared.awaiting.begin(wish.peer)?;
         tokio::select! {
             biased;
             reply = self.wait(wish, admitted, forward) => reply,
@@ -270,10 +276,7 @@ impl Proxy {
             Some(forward) => {
                 let believed = self.shared.trust.believed(peer.ip());
                 self.shared.faults.strike(Stage::Forward);
-                let sent = match self.shared.requests.begin(peer.ip()) {
-                    Ok(under_way) => forward.send(request, peer, believed, under_way).await,
-                    Err(too_many) => Err(ForwardFailure::TooMany(too_many)),
-                };
+                let sent = forward.send(request, peer, believed, &self.shared.at_app).await;
                 self.shared.faults.strike(Stage::Forwarded);
                 Answered::forwarded(&method, sent)
             }
@@ -312,7 +315,8 @@ impl Shared {
             negative_capacity: negatives.capacity,
             fills: self.fills.under_way() as u64,
             waiting: self.limits.waiting() as u64,
-            requests: self.requests.under_way() as u64,
+            at_app: self.at_app.under_way() as u64,
+            awaiting: self.awaiting.under_way() as u64,
             waiting_for_fills: self.fills.waiting() as u64,
             circuit_open: self.fills.origin().circuit_is_open(),
             skew_millis: self.fills.origin().skew_millis(),

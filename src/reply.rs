@@ -221,11 +221,7 @@ impl Reply {
             Self::Filled { verdict: Verdict::Failed(failure, _), .. } => respond.failure(asked, failure, outcome),
             Self::Refused(refusal) => match refusal {
                 Refusal::Budget(refused) => respond.limited(asked, refused, &refusal.to_string(), outcome),
-                Refusal::TooMany(too_many) => {
-                    let mut response = respond.refusal(asked, too_many.status(), &too_many.to_string(), outcome);
-                    response.headers_mut().insert(header::RETRY_AFTER, TooMany::RETRY_AFTER);
-                    response
-                }
+                Refusal::TooMany(too_many) => respond.too_many(asked, *too_many, outcome),
                 _ => respond.refusal(asked, refusal.status(), &refusal.to_string(), outcome),
             },
         }

@@ -51,12 +51,12 @@ impl Ground {
         let limits = Arc::new(Limits::new(&config.limits, &self.around.clock));
         let server = &config.server;
         let requests =
-            Requests::new(server.max_connections, server.max_connections_per_client, Trust::new(&config.clients));
+            || Requests::new(server.max_connections, server.max_connections_per_client, Trust::new(&config.clients));
         let via = Via::unique();
         let origin = Arc::new(self.origin(config, &via)?);
         let filler = self.filler(config, &cache, origin, &limits);
         let fills = Fills::new(filler, most_fills(config), background.handle().clone());
-        Ok(self.assemble(config, (cache, limits, requests, fills), via))
+        Ok(self.assemble(config, (cache, limits, [requests(), requests()], fills), via))
     }
 
     /// The same by `config`, where `before` was built by `was`. A file of certificates is read anew.
@@ -69,7 +69,7 @@ impl Ground {
         let cache = Arc::clone(&before.cache);
         let limits = Arc::new(before.limits.renewed(&config.limits, &self.around.clock));
         let fills = before.fills.renewed(self.filler(config, &cache, origin, &limits), most_fills(config));
-        let requests = Arc::clone(&before.requests);
+        let requests = [&before.at_app, &before.awaiting].map(Arc::clone);
         Ok(self.assemble(config, (cache, limits, requests, fills), before.via.clone()))
     }
 
@@ -104,13 +104,19 @@ impl Ground {
         }
     }
 
-    fn assemble(&self, config: &Config, kept: (Arc<Cache>, Arc<Limits>, Arc<Requests>, Fills), via: Via) -> Shared {
-        let (cache, limits, requests, fills) = kept;
+    fn assemble(
+        &self,
+        config: &Config,
+        kept: (Arc<Cache>, Arc<Limits>, [Arc<Requests>; 2], Fills),
+        via: Via,
+    ) -> Shared {
+        let (cache, limits, [at_app, awaiting], fills) = kept;
         Shared {
             routes: Routes::new(config.routes.clone()),
             trust: Trust::new(&config.clients),
             limits,
-            requests,
+            at_app,
+            awaiting,
             strict: config.tickets.strict,
             expired: config.tickets.expired,
             allow: config.tickets.allow,

@@ -171,7 +171,9 @@ impl Reload {
             connections.exchanges().replace(Proxy { shared: Arc::clone(&shared), forward });
             service.store(Arc::new(connections.with(server.timeouts, introductions.clone(), tls.clone())));
         }
-        shared.requests.resize(all, per_client, Trust::new(&config.clients));
+        for requests in [&shared.at_app, &shared.awaiting] {
+            requests.resize(all, per_client, Trust::new(&config.clients));
+        }
         self.shared.store(shared);
         let to_app = config.forward.app.is_some();
         if (all, to_app) != (was.server.max_connections, was.forward.app.is_some()) {

@@ -102,7 +102,7 @@ impl ForwardFailure {
             Self::Malformed(true) => (StatusCode::BAD_GATEWAY, Some("http_response_header_section_size")),
             Self::Coded => (StatusCode::BAD_GATEWAY, Some("http_response_transfer_coding")),
             Self::BodyOverdue => (StatusCode::REQUEST_TIMEOUT, None),
-            Self::TooMany(too_many) => (too_many.status(), Some("connection_limit_reached")),
+            Self::TooMany(too_many) => (too_many.status(), too_many.proxy_error()),
             Self::BodyBroken | Self::BadTarget => (StatusCode::BAD_REQUEST, None),
             Self::Switched => (StatusCode::BAD_GATEWAY, Some("http_upgrade_failed")),
         };
@@ -114,7 +114,7 @@ impl ForwardFailure {
                 HeaderName::from_static("proxy-status"),
                 HeaderValue::try_from(value).expect("tokens are visible ASCII"),
             );
-        } else {
+        } else if !matches!(self, Self::TooMany(_)) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if matches!(self, Self::TooMany(_)) {

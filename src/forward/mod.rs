@@ -8,6 +8,7 @@ pub mod hop;
 mod pool;
 mod upgrade;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use config::Config;
@@ -24,7 +25,7 @@ use crate::body::counted::Counted;
 use crate::body::timed::{TimedBody, Watch};
 use crate::body::tunnel::Tunnel;
 use crate::body::{Body, Held, Seat};
-use crate::limit::{ClientHeader, UnderWay};
+use crate::limit::{ClientHeader, Requests, UnderWay};
 use crate::outbound::connect::ConnectError;
 use crate::outbound::trouble::links;
 use crate::outbound::{self, BadCaFile, trust};
@@ -66,17 +67,17 @@ impl Forward {
         Ok(Some(Self { pool, app: authority, first_byte_timeout, tunnel_idle, via }))
     }
 
-    /// Sends `request` on and returns the app's answer as it begins; the body of a 101 is the tunnel that follows it. It is
-    /// `under_way` until both bodies, or the tunnel, have ended. Dropping the future closes the app's connection.
+    /// Sends `request` on and returns the app's answer as it begins; the body of a 101 is the tunnel that follows it. It is one of
+    /// `requests` until both bodies, or the tunnel, have ended. Dropping the future closes the app's connection.
     pub async fn send(
         &self,
         mut request: Request<TimedBody>,
         peer: Peer,
         believed: Option<ClientHeader>,
-        under_way: UnderWay,
+        requests: &Arc<Requests>,
     ) -> Result<Response<Body>, ForwardFailure> {
-        request.body_mut().holds(under_way.clone());
         let Some(upgrade) = Upgrade::wished(&mut request) else {
+            let under_way = begin(requests, peer, &mut request)?;
             let (response, seat) = self.exchange(request, peer, believed, None).await?;
             return if is_switch(&response) {
                 Err(ForwardFailure::Switched)
@@ -85,16 +86,30 @@ impl Forward {
             };
         };
         let unread = request.body().unread().clone();
-        let answered = self.exchange(request, peer, believed, Some(&upgrade)).await;
-        let tunnel = match answered {
-            Ok((response, _)) if is_switch(&response) => self.tunnel(response, upgrade, under_way),
-            other => other.map(|(response, seat)| streamed(response, Held { under_way, seat })),
+        let tunnel = match begin(requests, peer, &mut request) {
+            Ok(under_way) => self.switch(request, upgrade, peer, believed, under_way).await,
+            Err(failure) => Err(failure),
         };
         if !tunnel.as_ref().is_ok_and(is_switch) {
             // What the client may have sent already was meant for the other protocol, and is no request.
             unread.leave();
         }
         tunnel
+    }
+
+    /// Asks to switch protocols, and takes whatever the app makes of it.
+    async fn switch(
+        &self,
+        request: Request<TimedBody>,
+        upgrade: Upgrade,
+        peer: Peer,
+        believed: Option<ClientHeader>,
+        under_way: UnderWay,
+    ) -> Result<Response<Body>, ForwardFailure> {
+        match self.exchange(request, peer, believed, Some(&upgrade)).await {
+            Ok((response, _)) if is_switch(&response) => self.tunnel(response, upgrade, under_way),
+            other => other.map(|(response, seat)| streamed(response, Held { under_way, seat })),
+        }
     }
 
     fn tunnel(
@@ -177,6 +192,13 @@ impl Forward {
             (Unanswered::Lost(error, _), None) => ForwardFailure::Lost(error),
         }
     }
+}
+
+/// Counts `request`, which came from `peer`, for as long as its body is held.
+fn begin(requests: &Arc<Requests>, peer: Peer, request: &mut Request<TimedBody>) -> Result<UnderWay, ForwardFailure> {
+    let under_way = requests.begin(peer.ip()).map_err(ForwardFailure::TooMany)?;
+    request.body_mut().holds(under_way.clone());
+    Ok(under_way)
 }
 
 /// Whether the app said of an HTTP/2 stream that it did nothing with it (RFC 9113 §8.7).

@@ -1,7 +1,7 @@
-//! Requests that are under way: with the app, or waiting for an image. There are as many as there may be connections,
-//! `limits.max_connections` in all and `limits.max_connections_per_client` of one address. Over HTTP/1.1 there are never more,
-//! since each has a connection to itself; over HTTP/2 a hundred come over one, and each of them takes memory, and an open file
-//! to the app, as if it had its own. What is answered at once is not counted.
+//! Requests that are under way: with the app, or, counted apart, waiting for an image. There are as many of each as there may be
+//! connections, `limits.max_connections` in all and `limits.max_connections_per_client` of one address. Over HTTP/1.1 alone there
+//! would never be more, since each has a connection to itself; over HTTP/2 a hundred come over one, and each of them takes memory, and
+//! an open file to the app, as if it had its own. What is answered at once is not counted.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ pub struct Requests {
 
 /// A request that is under way, until the last clone is dropped.
 #[derive(Debug, Clone)]
-pub struct UnderWay(#[expect(dead_code, reason = "held for its end")] Arc<Counted>);
+pub struct UnderWay(#[expect(dead_code, reason = "held for its end")] Arc<Begun>);
 
 #[derive(Debug)]
-struct Counted {
+struct Begun {
     requests: Arc<Requests>,
     _share: Share,
 }
@@ -63,11 +63,11 @@ impl Requests {
         let most = self.most.load(Ordering::Relaxed);
         let one_more = |count| (count < most).then_some(count + 1);
         self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).map_err(|_| TooMany::InAll)?;
-        Ok(UnderWay(Arc::new(Counted { requests: Arc::clone(self), _share: share })))
+        Ok(UnderWay(Arc::new(Begun { requests: Arc::clone(self), _share: share })))
     }
 }
 
-impl Drop for Counted {
+impl Drop for Begun {
     fn drop(&mut self) {
         self.requests.count.fetch_sub(1, Ordering::Relaxed);
     }
@@ -82,6 +82,14 @@ impl TooMany {
         match self {
             Self::InAll => StatusCode::SERVICE_UNAVAILABLE,
             Self::OfClient => StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+
+    /// The error type of RFC 9209 §2.3: a client's share is its own matter, and none of the next hop's.
+    pub const fn proxy_error(self) -> Option<&'static str> {
+        match self {
+            Self::InAll => Some("connection_limit_reached"),
+            Self::OfClient => None,
         }
     }
 

@@ -7,8 +7,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::StoreLabels;
+use super::{RouteLabels, StoreLabels};
 use crate::cache::Store;
+use crate::route::Kind;
 
 /// What is measured when somebody looks.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,8 +34,10 @@ pub struct Reading {
     pub negative_bytes: u64,
     /// Bytes they may take.
     pub negative_capacity: u64,
-    /// Requests under way: with the app, or waiting for an image.
-    pub requests: u64,
+    /// Requests that are with the app.
+    pub at_app: u64,
+    /// Requests that wait for an image, in whatever way.
+    pub awaiting: u64,
     /// Fills under way.
     pub fills: u64,
     /// Requests waiting for a budget.
@@ -55,7 +58,7 @@ pub(super) struct Gauges {
     bytes: Family<StoreLabels, Gauge>,
     capacity: Family<StoreLabels, Gauge>,
     own_tickets: Gauge,
-    requests: Gauge,
+    under_way: Family<RouteLabels, Gauge>,
     fills: Gauge,
     waiting: Gauge,
     waiting_for_fills: Gauge,
@@ -77,7 +80,7 @@ impl Gauges {
         );
         registry.register("own_tickets", "Own tickets known", self.own_tickets.clone());
         let help = "Requests that are with the app, or wait for an image";
-        registry.register("requests_under_way", help, self.requests.clone());
+        registry.register("requests_under_way", help, self.under_way.clone());
         registry.register("fills_under_way", "Fills under way", self.fills.clone());
         registry.register("waiting_for_budgets", "Requests that wait for a budget", self.waiting.clone());
         registry.register("waiting_for_fills", "Requests that wait for a fill", self.waiting_for_fills.clone());
@@ -99,7 +102,9 @@ impl Gauges {
             self.capacity.get_or_create(&labels).set(signed(capacity));
         }
         self.own_tickets.set(signed(reading.own_tickets));
-        self.requests.set(signed(reading.requests));
+        for (kind, requests) in [(Kind::App, reading.at_app), (Kind::Image, reading.awaiting)] {
+            self.under_way.get_or_create(&RouteLabels { route: kind.label() }).set(signed(requests));
+        }
         self.fills.set(signed(reading.fills));
         self.waiting.set(signed(reading.waiting));
         self.waiting_for_fills.set(signed(reading.waiting_for_fills));

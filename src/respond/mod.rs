@@ -22,7 +22,7 @@ use range::{Part, content_range, unsatisfied_range};
 use crate::body::Body;
 use crate::cache::entry::{Image, Passed};
 use crate::cache::status::Outcome;
-use crate::limit::{Admitted, Refused, TellBudget, fields};
+use crate::limit::{Admitted, Refused, TellBudget, TooMany, fields};
 use crate::moment::Moment;
 use crate::origin::Failure;
 
@@ -127,9 +127,16 @@ impl Responder {
             // Refused for the sake of the place that its connection has.
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        let status = format!("ticketgate; error={}; details=\"{}\"", failure.proxy_error(), failure.reason());
-        headers.insert(PROXY_STATUS, HeaderValue::try_from(status).expect("tokens are visible ASCII"));
+        headers.insert(PROXY_STATUS, proxy_status(failure.proxy_error(), failure.reason()));
         plain(failure.status(), headers, asked, &failure.to_string())
+    }
+
+    /// Refuses to wait, since as many do as may (S27).
+    pub fn too_many(&self, asked: Asked<'_>, too_many: TooMany, outcome: &Outcome) -> Response<Body> {
+        let mut headers = self.error_head(asked, outcome);
+        headers.insert(header::RETRY_AFTER, TooMany::RETRY_AFTER);
+        headers.extend(too_many.proxy_error().map(|error| (PROXY_STATUS, proxy_status(error, too_many.reason()))));
+        plain(too_many.status(), headers, asked, too_many.text())
     }
 
     /// Refuses before anybody was asked; `text` says what to mend.
@@ -249,6 +256,11 @@ fn part(mut headers: HeaderMap, image: &Bytes, bytes: Range<usize>) -> Response<
 }
 
 /// Whole seconds, rounded up, at least one: a client must not come back a moment too early.
+fn proxy_status(error: &str, details: &str) -> HeaderValue {
+    let status = format!("ticketgate; error={error}; details=\"{details}\"");
+    HeaderValue::try_from(status).expect("tokens are visible ASCII")
+}
+
 fn whole_seconds(duration: Duration) -> HeaderValue {
     HeaderValue::from((duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1))
 }

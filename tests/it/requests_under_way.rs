@@ -1,5 +1,4 @@
-//! No more requests are under way than there may be connections, though over HTTP/2 many come over one: with the app, or waiting
-//! for an image. Whoever is refused is told so, and reaches nobody.
+//! No more requests are with the app, or wait for an image, than there may be connections, though over HTTP/2 many come over one. Whoever is refused is told so, and reaches nobody.
 
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::support::app::{App, say};
-use crate::support::origin::{Answer, Origin, jpeg};
+use crate::support::origin::{Answer, Origin, jpeg, read_head};
 use crate::support::proxy::Proxy;
 use crate::support::tls::{Authority, HTTP_2};
 use crate::support::{PATIENCE, eventually, tickets};
@@ -51,12 +50,18 @@ async fn body_of(response: Response<RecvStream>) -> Vec<u8> {
     bytes
 }
 
-/// That `refused` says so with `status`, naming `key`.
-async fn assert_refused(refused: Response<RecvStream>, status: u16, reason: &str, key: &str) {
-    assert_eq!(refused.status(), status);
-    assert_eq!(refused.headers()["retry-after"], "1");
-    let told = ["proxy-status", "cache-status"].iter().find_map(|name| refused.headers().get(*name)).unwrap();
-    assert!(told.to_str().unwrap().contains(reason), "{told:?}");
+/// That `refused` says why: too many in all, or of one client.
+async fn assert_refused(refused: Response<RecvStream>, all_or_client: u16) {
+    let (reason, key) = match all_or_client {
+        503 => ("crowded", "limits.max_connections)"),
+        _ => ("client-share", "limits.max_connections_per_client)"),
+    };
+    assert_eq!(refused.status(), all_or_client);
+    let field = |name: &str| refused.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+    assert_eq!(field("retry-after").unwrap(), "1");
+    let of_the_next_hop = format!("ticketgate; error=connection_limit_reached; details=\"{reason}\"");
+    assert_eq!(field("proxy-status"), (all_or_client == 503).then_some(of_the_next_hop));
+    assert_eq!(field("connection"), None);
     let text = String::from_utf8(body_of(refused).await).unwrap();
     assert!(text.contains(key), "{text}");
 }
@@ -77,8 +82,8 @@ async fn app_with(all: usize, per_client: usize) -> (App, Authority) {
     (app, authority)
 }
 
-async fn are_under_way(proxy: &Proxy, requests: u64) {
-    eventually("so many requests are under way", || proxy.running.reading().requests == requests).await;
+async fn are_at_app(proxy: &Proxy, requests: u64) {
+    eventually("so many requests are with the app", || proxy.running.reading().at_app == requests).await;
 }
 
 async fn ends_with_ok(app: &mut TcpStream) {
@@ -95,45 +100,91 @@ async fn no_more_uploads_reach_the_app_than_there_may_be_connections() {
         under_way.push((app.accept().await.0, upload));
     }
     let (refused, _body) = client.begin(Method::POST, "/upload", false);
-    assert_refused(answer(refused).await, 503, "crowded", "limits.max_connections)").await;
+    assert_refused(answer(refused).await, 503).await;
     let mut other = Client::of(&app.proxy, &authority).await;
-    assert_refused(other.get("/page").await, 503, "crowded", "limits.max_connections)").await;
+    assert_refused(other.get("/page").await, 503).await;
     assert!(app.is_alone().await, "the app hears of none of them");
-    assert_eq!(other.get(&image(1)).await.status(), 503, "it would have to be fetched");
+    assert_eq!(other.get(&image(1)).await.status(), 200, "images have room of their own");
 
     let (mut app_end, (response, mut body)) = under_way.pop().unwrap();
     body.send_data(Bytes::from_static(b"the end"), true).unwrap();
     ends_with_ok(&mut app_end).await;
     assert_eq!(answer(response).await.status(), 200);
-    are_under_way(&app.proxy, 2).await;
+    are_at_app(&app.proxy, 2).await;
     let (response, _body) = other.begin(Method::GET, "/page", true);
     ends_with_ok(&mut app.accept().await.0).await;
     assert_eq!(answer(response).await.status(), 200);
 
     drop((under_way, client));
-    are_under_way(&app.proxy, 0).await;
+    are_at_app(&app.proxy, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_that_has_its_share_of_requests_under_way_gets_hits_and_no_more() {
+async fn a_client_that_has_its_share_of_requests_at_the_app_gets_images_and_no_more() {
     let (app, authority) = app_with(100, 2).await;
-    app.proxy.reconfigure(|config| config.clients.trusted_proxies.clear());
+    let limit = |all, per_client| {
+        app.proxy.reconfigure(|config| {
+            config.clients.trusted_proxies.clear();
+            (config.server.max_connections, config.server.max_connections_per_client) = (all, per_client);
+        });
+    };
+    limit(100, 2);
     let mut client = Client::of(&app.proxy, &authority).await;
+    let mut under_way = Vec::new();
+    for _ in 0..2 {
+        under_way.push((client.begin(Method::POST, "/upload", false), app.accept().await));
+    }
+    assert_refused(client.get("/page").await, 429).await;
     assert_eq!(client.get(&image(1)).await.status(), 200);
-    let uploads = [0; 2].map(|_| client.begin(Method::POST, "/upload", false));
-    let in_app = (app.accept().await, app.accept().await);
-    let refused = client.get("/page").await;
-    assert_refused(refused, 429, "client-share", "limits.max_connections_per_client)").await;
-    assert_refused(client.get(&image(2)).await, 429, "client-share", "limits.max_connections_per_client)").await;
-    assert_eq!(client.get(&image(1)).await.status(), 200, "what is answered at once is not counted");
     assert!(app.is_alone().await);
 
-    app.proxy.reconfigure(|config| config.server.max_connections_per_client = 3);
-    assert_eq!(client.get(&image(2)).await.status(), 200);
-    app.proxy.reconfigure(|config| config.server.max_connections = 2);
-    assert_refused(client.get("/page").await, 503, "crowded", "limits.max_connections)").await;
+    limit(100, 3);
+    under_way.push((client.begin(Method::POST, "/upload", false), app.accept().await));
+    assert_refused(client.get("/page").await, 429).await;
+    limit(2, 100);
+    assert_refused(client.get("/page").await, 503).await;
     assert!(app.is_alone().await);
-    drop((uploads, in_app));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_behind_an_upgrade_that_is_refused_is_no_request() {
+    let (app, authority) = app_with(2, 2).await;
+    let mut client = Client::of(&app.proxy, &authority).await;
+    let mut under_way = Vec::new();
+    for _ in 0..2 {
+        under_way.push((client.begin(Method::POST, "/upload", false), app.accept().await));
+    }
+    let mut over_http_1 = app.proxy.connect().await;
+    let upgrade = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    over_http_1.send(format!("{upgrade}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+    assert_eq!(over_http_1.response().await.unwrap().status, 503);
+    assert!(over_http_1.is_closed().await, "what follows was meant for the other protocol");
+    assert!(app.is_alone().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_goes_on_and_a_tunnel_are_under_way_until_their_ends() {
+    let (app, authority) = app_with(1, 9).await;
+    let mut client = Client::of(&app.proxy, &authority).await;
+    let (response, _body) = client.begin(Method::GET, "/events", true);
+    let (mut app_end, ..) = app.accept().await;
+    say(&mut app_end, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n1").await;
+    let events = answer(response).await;
+    assert_refused(client.get("/page").await, 503).await;
+    say(&mut app_end, "2").await;
+    assert_eq!(body_of(events).await, b"12");
+    are_at_app(&app.proxy, 0).await;
+
+    app.proxy.reconfigure(|config| config.server.max_connections = 2);
+    let mut in_tunnel = TcpStream::connect(app.proxy.address()).await.unwrap();
+    say(&mut in_tunnel, "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\n").await;
+    let (mut app_end, ..) = app.accept().await;
+    say(&mut app_end, "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: chat\r\n\r\nhello").await;
+    assert!(read_head(&mut in_tunnel, &mut Vec::new()).await.unwrap().starts_with("HTTP/1.1 101 "));
+    assert_eq!(app.proxy.running.reading().at_app, 1);
+    drop(app_end);
+    drop(in_tunnel);
+    are_at_app(&app.proxy, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,35 +196,38 @@ async fn an_upload_that_outlasts_its_answer_is_under_way_until_its_end() {
     say(&mut app_end, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
     assert_eq!(answer(response).await.status(), 200);
     let refused = client.get("/page").await;
-    assert_refused(refused, 503, "crowded", "limits.max_connections)").await;
+    assert_refused(refused, 503).await;
     body.send_data(Bytes::from_static(b"the end"), true).unwrap();
-    are_under_way(&app.proxy, 0).await;
+    are_at_app(&app.proxy, 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_wait_for_the_origin_than_there_may_be_connections() {
-    let origin = Origin::answering(Answer::image_with("Cache-Control: max-age=10\r\n")).await;
-    let authority = Authority::new();
-    authority.install();
-    let proxy = Proxy::with(&origin, |config| {
-        authority.configure(config);
-        config.server.max_connections = 2;
-    });
-    let mut client = Client::of(&proxy, &authority).await;
-    assert_eq!(client.get(&image(1)).await.status(), 200);
-    origin.hold();
-    let waiting = [2, 3].map(|number| client.begin(Method::GET, &image(number), true).0);
-    origin.has_been_asked(3).await;
-    assert_refused(client.get(&image(4)).await, 503, "crowded", "limits.max_connections)").await;
-    assert_refused(client.get(&image(3)).await, 503, "crowded", "limits.max_connections)").await;
-    assert_eq!(client.get(&image(1)).await.status(), 200, "a hit waits for nobody");
-    assert_eq!(origin.count(), 3, "nobody was asked for those who are refused");
-    origin.release();
-    for response in waiting {
-        assert_eq!(body_of(answer(response).await).await, jpeg());
+    for (all, per_client, status) in [(2, 9, 503), (9, 2, 429)] {
+        let origin = Origin::answering(Answer::image()).await;
+        let authority = Authority::new();
+        authority.install();
+        let proxy = Proxy::with(&origin, |config| {
+            authority.configure(config);
+            config.clients.trusted_proxies.clear();
+            (config.server.max_connections, config.server.max_connections_per_client) = (all, per_client);
+        });
+        let mut client = Client::of(&proxy, &authority).await;
+        assert_eq!(client.get(&image(1)).await.status(), 200);
+        origin.hold();
+        let waiting = [2, 3].map(|number| client.begin(Method::GET, &image(number), true).0);
+        origin.has_been_asked(3).await;
+        assert_refused(client.get(&image(4)).await, status).await;
+        assert_refused(client.get(&image(3)).await, status).await;
+        assert_eq!(client.get(&image(1)).await.status(), 200, "a hit waits for nobody");
+        assert_eq!(origin.count(), 3, "nobody was asked for those who are refused");
+        origin.release();
+        for response in waiting {
+            assert_eq!(body_of(answer(response).await).await, jpeg());
+        }
+        eventually("nobody waits", || proxy.running.reading().awaiting == 0).await;
+        assert_eq!(client.get(&image(4)).await.status(), 200);
     }
-    are_under_way(&proxy, 0).await;
-    assert_eq!(client.get(&image(4)).await.status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -198,7 +252,7 @@ async fn who_cannot_wait_for_the_origin_is_shown_a_stale_image_where_there_is_on
     let cache_status = stale.headers()["cache-status"].to_str().unwrap().to_owned();
     assert!(stale.status() == 200 && cache_status.ends_with("; detail=crowded"), "{cache_status}");
     assert_eq!(body_of(stale).await, jpeg());
-    assert_eq!(origin.count(), 2, "it was not asked");
+    origin.has_been_asked(3).await;
     origin.release();
     assert_eq!(answer(waiting).await.status(), 200);
 }
