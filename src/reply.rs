@@ -324,7 +324,7 @@ impl std::fmt::Display for Refusal {
                 "this ticket is not one of this site's own (tickets.allow is \"own\"); create it through the relay, or register it",
             ),
             Self::Expired => f.write_str("this ticket has expired; create a new one (tickets.expired is \"gone\")"),
-            Self::TooMany(too_many) => too_many.fmt(f),
+            Self::TooMany(too_many) => f.write_str(too_many.text()),
             Self::Budget(_) => f.write_str("too many requests from this client; try again after Retry-After"),
         }
     }

@@ -109,11 +109,8 @@ impl ForwardFailure {
         let mut response = respond::text(method, status, &self.to_string());
         let headers = response.headers_mut();
         if let Some(error) = error {
-            let value = format!("ticketgate; error={error}; details=\"{}\"", self.reason());
-            headers.insert(
-                HeaderName::from_static("proxy-status"),
-                HeaderValue::try_from(value).expect("tokens are visible ASCII"),
-            );
+            let name = HeaderName::from_static("proxy-status");
+            headers.insert(name, respond::proxy_status(error, self.reason()));
         } else if !matches!(self, Self::TooMany(_)) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -114,14 +114,6 @@ impl TooMany {
     }
 }
 
-impl std::fmt::Display for TooMany {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.text())
-    }
-}
-
-impl std::error::Error for TooMany {}
-
 #[cfg(test)]
 mod tests {
     use super::*;

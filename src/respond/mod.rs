@@ -255,12 +255,13 @@ fn part(mut headers: HeaderMap, image: &Bytes, bytes: Range<usize>) -> Response<
     answer(StatusCode::PARTIAL_CONTENT, headers, Body::Bytes(image.slice(bytes)))
 }
 
-/// Whole seconds, rounded up, at least one: a client must not come back a moment too early.
-fn proxy_status(error: &str, details: &str) -> HeaderValue {
+/// `Proxy-Status`: an error type of RFC 9209 §2.3, and our word for what happened.
+pub fn proxy_status(error: &str, details: &str) -> HeaderValue {
     let status = format!("ticketgate; error={error}; details=\"{details}\"");
     HeaderValue::try_from(status).expect("tokens are visible ASCII")
 }
 
+/// Whole seconds, rounded up, at least one: a client must not come back a moment too early.
 fn whole_seconds(duration: Duration) -> HeaderValue {
     HeaderValue::from((duration.as_secs() + u64::from(duration.subsec_nanos() > 0)).max(1))
 }

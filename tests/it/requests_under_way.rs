@@ -1,4 +1,5 @@
-//! No more requests are with the app, or wait for an image, than there may be connections, though over HTTP/2 many come over one. Whoever is refused is told so, and reaches nobody.
+//! No more requests are with the app, or wait for an image, than there may be connections, though over HTTP/2 many come over
+//! one. Whoever is refused is told so, and reaches nobody.
 
 use std::time::Duration;
 
@@ -82,6 +83,12 @@ async fn app_with(all: usize, per_client: usize) -> (App, Authority) {
     (app, authority)
 }
 
+/// An upload of `client` that goes on, and its connection to the app.
+async fn upload(client: &mut Client, app: &App) -> (TcpStream, (ResponseFuture, SendStream<Bytes>)) {
+    let upload = client.begin(Method::POST, "/upload", false);
+    (app.accept().await.0, upload)
+}
+
 async fn are_at_app(proxy: &Proxy, requests: u64) {
     eventually("so many requests are with the app", || proxy.running.reading().at_app == requests).await;
 }
@@ -96,8 +103,7 @@ async fn no_more_uploads_reach_the_app_than_there_may_be_connections() {
     let mut client = Client::of(&app.proxy, &authority).await;
     let mut under_way = Vec::new();
     for _ in 0..3 {
-        let upload = client.begin(Method::POST, "/upload", false);
-        under_way.push((app.accept().await.0, upload));
+        under_way.push(upload(&mut client, &app).await);
     }
     let (refused, _body) = client.begin(Method::POST, "/upload", false);
     assert_refused(answer(refused).await, 503).await;
@@ -130,16 +136,13 @@ async fn a_client_that_has_its_share_of_requests_at_the_app_gets_images_and_no_m
     };
     limit(100, 2);
     let mut client = Client::of(&app.proxy, &authority).await;
-    let mut under_way = Vec::new();
-    for _ in 0..2 {
-        under_way.push((client.begin(Method::POST, "/upload", false), app.accept().await));
-    }
+    let mut under_way = vec![upload(&mut client, &app).await, upload(&mut client, &app).await];
     assert_refused(client.get("/page").await, 429).await;
     assert_eq!(client.get(&image(1)).await.status(), 200);
     assert!(app.is_alone().await);
 
     limit(100, 3);
-    under_way.push((client.begin(Method::POST, "/upload", false), app.accept().await));
+    under_way.push(upload(&mut client, &app).await);
     assert_refused(client.get("/page").await, 429).await;
     limit(2, 100);
     assert_refused(client.get("/page").await, 503).await;
@@ -150,10 +153,7 @@ async fn a_client_that_has_its_share_of_requests_at_the_app_gets_images_and_no_m
 async fn what_lies_behind_an_upgrade_that_is_refused_is_no_request() {
     let (app, authority) = app_with(2, 2).await;
     let mut client = Client::of(&app.proxy, &authority).await;
-    let mut under_way = Vec::new();
-    for _ in 0..2 {
-        under_way.push((client.begin(Method::POST, "/upload", false), app.accept().await));
-    }
+    let _under_way = [upload(&mut client, &app).await, upload(&mut client, &app).await];
     let mut over_http_1 = app.proxy.connect().await;
     let upgrade = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     over_http_1.send(format!("{upgrade}GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n")).await;
