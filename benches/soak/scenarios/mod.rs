@@ -1,5 +1,6 @@
 //! What is done to the server, one scenario after the other, and what must hold meanwhile.
 
+mod beside;
 mod outage;
 mod rubbish;
 mod slow;

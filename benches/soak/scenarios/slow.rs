@@ -2,20 +2,22 @@
 //! First they come and stay, and the good load is looked at while all are there, again and again until it was for long enough;
 //! then they come again and again, and it is looked at beside what that costs. Each time it is looked at without them too, as
 //! long, half of it right before and half right after: a ratio is the middle one of such pairs, since the machine changes from
-//! one to the next. How far two looks differ where nobody is slow stands beside them.
+//! one to the next. How far two looks differ where nobody is slow stands beside them, and what it costs where those who come
+//! and go do so at a bare server on the same core: that part is nobody's to spare.
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::beside::Beside;
 use super::{Field, LOOK, Soak, WEEK, promise_closed, promise_hits};
 use crate::Outcome;
 use crate::aside::Aside;
 use crate::awake::Awake;
+use crate::bare::Bare;
 use crate::crowd::{self, Coming, Tally};
 use crate::good::Served;
-use crate::median::median;
 use crate::report::{Report, Table};
-use crate::slow::Kind;
+use crate::slow::{Kind, Place};
 use crate::watch::mebibytes;
 
 /// How much longer a good answer may take.
@@ -26,147 +28,133 @@ const THERE: u64 = 95;
 /// settle, so that all are still there afterwards.
 const PART: u32 = 4;
 
-/// The good load beside some slow connections.
-#[derive(Default)]
-struct Beside {
-    /// Without them, before and after.
-    alone: Served,
-    /// With them.
-    good: Served,
-    /// With them by without them, by pairs.
-    ratios: Vec<f64>,
-    /// How many were there, before and after; the fewest of all times.
-    open: Option<u64>,
-    /// MiB of the server when they had come, at most.
-    memory: f64,
-    /// How they ended.
-    ended: Tally,
+/// Where slow clients go.
+enum Host<'field> {
+    /// To the server that is soaked.
+    Soaked(&'field Field),
+    /// To one beside it that does no more than it must.
+    Bare(Bare),
 }
 
-impl Beside {
-    /// The good load between two looks at it alone; of these neither weighs more, however the machine changed in between.
-    fn between(before: Served, good: Served, after: Served) -> Self {
-        let ratios = vec![good.p99() / (before.p99() * after.p99()).sqrt()];
-        Self { alone: before.and(after), good, ratios, ..Self::default() }
-    }
-
-    fn and(self, other: Self) -> Self {
-        Self {
-            alone: self.alone.and(other.alone),
-            good: self.good.and(other.good),
-            ratios: [self.ratios, other.ratios].concat(),
-            open: self.open.into_iter().chain(other.open).min(),
-            memory: self.memory.max(other.memory),
-            ended: self.ended.and(other.ended),
+impl Host<'_> {
+    /// How many of them are there.
+    async fn connections(&self) -> Outcome<u64> {
+        match self {
+            Self::Soaked(field) => field.server.connections().await,
+            Self::Bare(bare) => Ok(bare.connections()),
         }
     }
 
-    /// The p99 with them by the one without them: the middle one of all pairs.
-    fn ratio(&self) -> f64 {
-        median(self.ratios.iter().copied())
-    }
-
-    /// The same in words, and from where to where they were.
-    fn told(&self) -> String {
-        let least = self.ratios.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = self.ratios.iter().copied().fold(0.0, f64::max);
-        format!("{:.2} ({least:.2} to {most:.2})", self.ratio())
+    fn place(&self, place: Place) -> Place {
+        match self {
+            Self::Soaked(_) => place,
+            Self::Bare(bare) => Place { address: bare.address, tls: bare.address, ..place },
+        }
     }
 }
 
-fn nobody_told(all: &Beside) -> [String; 12] {
-    let [alone, good] = [all.alone.p99(), all.good.p99()].map(|figure| format!("{figure:.2}"));
-    let none = String::new;
-    let (nobody, open) = ("nobody".to_owned(), "0".to_owned());
-    [nobody, none(), open, none(), none(), none(), alone, good, all.told(), none(), none(), none()]
+/// What came of one kind.
+struct Looked {
+    /// While all are there.
+    there: Beside,
+    /// As they come and go.
+    coming: Beside,
+    /// As they come to the bare server and go.
+    bare: Beside,
 }
 
 impl Soak {
     pub(super) async fn slow(&self, report: &mut Report) -> Outcome<()> {
         let field = self.field(WEEK).await?;
         let _awake = Awake::keep(&self.ground.cores.all)?;
-        let columns = [
-            "kind",
-            "key",
-            "there",
-            "MiB more",
-            "closed",
-            "last s late",
-            "p99 alone ms",
-            "all there ms",
-            "÷ alone",
-            "p99 alone ms",
-            "coming and going ms",
-            "÷ alone",
-        ];
-        let mut table = Table::new(format!("{} slow connections of each kind", self.scale.slow), &columns);
+        let columns =
+            ["kind", "key", "there", "MiB more", "closed", "last s late", "p99 alone ms", "all there ms", "÷ alone"];
+        let mut staying = Table::new(format!("{} slow connections of each kind", self.scale.slow), &columns);
+        let columns = ["kind", "p99 alone ms", "coming and going ms", "÷ alone"];
+        let bare = ["p99 alone ms", "to a bare server ms", "÷ alone"];
+        let mut coming = Table::new("The same, coming and going", &[&columns[..], &bare].concat());
         let (mut all, mut nobody) = (Beside::default(), Beside::default());
         for &kind in &self.kinds {
             (self.progress)("nobody is slow");
             nobody = nobody.and(self.nobody(&field, kind).await?);
             (self.progress)(&format!("{} slow connections: {}", self.scale.slow, kind.name()));
-            let there = self.staying(&field, kind).await?;
-            let coming = self.coming(&field, kind).await?;
-            table.row(&self.told(&field, kind, &there, &coming));
-            self.promise_times(report, kind, &there, &coming);
+            let looked = self.looked(&field, kind).await?;
+            self.told(&field, kind, &looked, [&mut staying, &mut coming]);
+            self.promise_times(report, kind, &looked);
             self.left(&field).await?.promise(report, &format!("slow, {}", kind.name()), &field);
-            all = all.and(there).and(coming);
+            // How the bare server ends them is no promise of ours.
+            let bare = Beside { ended: Tally::default(), ..looked.bare };
+            all = all.and(looked.there).and(looked.coming).and(bare);
         }
-        table.row(&nobody_told(&nobody));
-        report.tables.push(table);
+        let none = String::new;
+        let row = ["nobody".to_owned(), none(), "0".to_owned(), none(), none(), none()];
+        staying.row(&[&row[..], &nobody.told()].concat());
+        report.tables.extend([staying, coming]);
         all = all.and(nobody);
         promise_hits(report, "slow", &all.alone.and(all.good));
         promise_closed(report, "slow", &all.ended);
         Ok(())
     }
 
-    fn told(&self, field: &Field, kind: Kind, there: &Beside, coming: &Beside) -> [String; 12] {
+    async fn looked(&self, field: &Field, kind: Kind) -> Outcome<Looked> {
+        let ours = Host::Soaked(field);
+        let (there, coming) = (self.staying(field, kind, &ours).await?, self.coming(field, kind, &ours).await?);
+        let cores = self.ground.cores.serving(1);
+        let bare = Host::Bare(Bare::start(kind, &self.scale.timeouts, &self.ground.certificate, cores)?);
+        (self.progress)(&format!("{} of them to a bare server", self.scale.slow));
+        let bare = self.coming(field, kind, &bare).await?;
+        Ok(Looked { there, coming, bare })
+    }
+
+    fn told(&self, field: &Field, kind: Kind, looked: &Looked, [staying, coming]: [&mut Table; 2]) {
         let deadline = humantime::format_duration(kind.deadline(&self.scale.timeouts));
-        let late = there.ended.latest.max(coming.ended.latest);
-        let figure = |figure: f64| format!("{figure:.2}");
-        [
+        let Looked { there, coming: again, bare } = looked;
+        let late = there.ended.latest.max(again.ended.latest);
+        let row = [
             kind.name().to_owned(),
             format!("{} {deadline}", kind.key()),
             there.open.unwrap_or(0).to_string(),
             format!("{:.1}", there.memory - field.memory),
-            (there.ended.closed + coming.ended.closed).to_string(),
-            figure(late.as_secs_f64()),
-            figure(there.alone.p99()),
-            figure(there.good.p99()),
-            there.told(),
-            figure(coming.alone.p99()),
-            figure(coming.good.p99()),
-            coming.told(),
-        ]
+            (there.ended.closed + again.ended.closed).to_string(),
+            format!("{:.2}", late.as_secs_f64()),
+        ];
+        staying.row(&[&row[..], &there.told()].concat());
+        coming.row(&[&[kind.name().to_owned()][..], &again.told(), &bare.told()].concat());
     }
 
-    fn promise_times(&self, report: &mut Report, kind: Kind, there: &Beside, coming: &Beside) {
-        let (open, count, name) = (there.open.unwrap_or(0), self.scale.slow as u64, kind.name());
-        let says = format!("slow, {name}, all there: how many, before and after");
-        report.in_time(says, open.to_string(), count.to_string(), open >= count);
-        let (open, count) = (coming.open.unwrap_or(0), count * THERE / 100);
-        let says = format!("slow, {name}, coming and going: how many, before and after");
-        report.in_time(says, open.to_string(), count.to_string(), open >= count);
+    fn promise_times(&self, report: &mut Report, kind: Kind, looked: &Looked) {
+        let (count, name) = (self.scale.slow as u64, kind.name());
+        let Looked { there, coming, bare } = looked;
+        let looks = [
+            ("all there", there, count),
+            ("coming and going", coming, count * THERE / 100),
+            ("coming to a bare server and going", bare, count * THERE / 100),
+        ];
+        for (when, beside, fewest) in looks {
+            let open = beside.open.unwrap_or(0);
+            let says = format!("slow, {name}, {when}: how many, before and after");
+            report.in_time(says, open.to_string(), fewest.to_string(), open >= fewest);
+        }
         report.time(format!("slow, {name}, all there: p99 ÷ alone"), there.ratio(), LONGER);
         report.time(format!("slow, {name}, coming and going: p99 ÷ alone"), coming.ratio(), LONGER);
     }
 
     /// The good load while all are there, as often as it takes.
-    async fn staying(&self, field: &Field, kind: Kind) -> Outcome<Beside> {
+    async fn staying(&self, field: &Field, kind: Kind, host: &Host<'_>) -> Outcome<Beside> {
         let part = kind.undisturbed(&self.scale.timeouts) / PART;
         let look = ((part * 2).div_duration_f64(self.scale.glance) as usize).clamp(1, self.scale.slow_look);
         let mut all = Beside::default();
         for _ in 0..self.scale.slow_glances.div_ceil(look) {
-            all = all.and(self.beside(field, kind, Coming::Once(part), look).await?);
+            all = all.and(self.beside(field, kind, host, (Coming::Once(part), look)).await?);
         }
         Ok(all)
     }
 
     /// The good load while they come again and again.
-    async fn coming(&self, field: &Field, kind: Kind) -> Outcome<Beside> {
+    async fn coming(&self, field: &Field, kind: Kind, host: &Host<'_>) -> Outcome<Beside> {
         let mut all = Beside::default();
         for _ in 0..self.scale.slow_glances.div_ceil(self.scale.slow_look) {
-            all = all.and(self.beside(field, kind, Coming::Again, self.scale.slow_look).await?);
+            all = all.and(self.beside(field, kind, host, (Coming::Again, self.scale.slow_look)).await?);
         }
         Ok(all)
     }
@@ -182,32 +170,25 @@ impl Soak {
     }
 
     /// The good load in so many windows once they have come, and in as many without them.
-    async fn beside(&self, field: &Field, kind: Kind, coming: Coming, glances: usize) -> Outcome<Beside> {
+    async fn beside(
+        &self,
+        field: &Field,
+        kind: Kind,
+        host: &Host<'_>,
+        (coming, glances): (Coming, usize),
+    ) -> Outcome<Beside> {
         let before = self.alone(field, glances.div_ceil(2)).await?;
         let enough = CancellationToken::new();
-        let (place, count, end) = (self.place(field)?, self.scale.slow, enough.clone());
+        let (place, count, end) = (host.place(self.place(field)?), self.scale.slow, enough.clone());
         let crowd = Aside::begin("slow", move || crowd::gather(place, kind, count, coming, end))?;
-        let open = self.gathered(field, kind, coming).await?;
+        let open = self.gathered(host, kind, coming).await?;
         let memory = mebibytes(&field.server.process);
         let good = self.glances(field, glances).await?;
-        let open = Some(open.min(self.settled(field).await?));
+        let open = Some(open.min(settled(host).await?));
         enough.cancel();
         let ended = crowd.end()?;
         let after = self.alone(field, glances.div_ceil(2)).await?;
         Ok(Beside { open, memory, ended, ..Beside::between(before, good, after) })
-    }
-
-    /// How many connections there are once those of the good load have gone: two looks that are the same, of ten at most.
-    async fn settled(&self, field: &Field) -> Outcome<u64> {
-        let mut open = field.server.connections().await?;
-        for _ in 0..10 {
-            sleep(LOOK).await;
-            let was = std::mem::replace(&mut open, field.server.connections().await?);
-            if was == open {
-                break;
-            }
-        }
-        Ok(open)
     }
 
     /// The good load in so many windows when nobody else is left.
@@ -220,18 +201,31 @@ impl Soak {
     }
 
     /// Waits until they have come; tells how many are there.
-    async fn gathered(&self, field: &Field, kind: Kind, coming: Coming) -> Outcome<u64> {
+    async fn gathered(&self, host: &Host<'_>, kind: Kind, coming: Coming) -> Outcome<u64> {
         let (share, longest) = match coming {
             Coming::Once(within) => (100, within + self.scale.glance),
             Coming::Again => (THERE, kind.stay(&self.scale.timeouts) + self.scale.window),
         };
         let begun = Instant::now();
         loop {
-            let open = field.server.connections().await?;
+            let open = host.connections().await?;
             if open * 100 >= self.scale.slow as u64 * share || begun.elapsed() > longest {
                 return Ok(open);
             }
             sleep(LOOK).await;
         }
     }
+}
+
+/// How many connections there are once those of the good load have gone: two looks that are the same, of ten at most.
+async fn settled(host: &Host<'_>) -> Outcome<u64> {
+    let mut open = host.connections().await?;
+    for _ in 0..10 {
+        sleep(LOOK).await;
+        let was = std::mem::replace(&mut open, host.connections().await?);
+        if was == open {
+            break;
+        }
+    }
+    Ok(open)
 }
