@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use crate::body::Body;
 use crate::body::timed::BodyFailure;
@@ -109,8 +109,7 @@ impl ForwardFailure {
         let mut response = respond::text(method, status, &self.to_string());
         let headers = response.headers_mut();
         if let Some(error) = error {
-            let name = HeaderName::from_static("proxy-status");
-            headers.insert(name, respond::proxy_status(error, self.reason()));
+            headers.insert(respond::PROXY_STATUS, respond::proxy_status(error, self.reason()));
         } else if !matches!(self, Self::TooMany(_)) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }

@@ -1,7 +1,7 @@
 //! How a relayed call can fail: one kind each, with its status, its word for logs and metrics, what `Proxy-Status` says
 //! (RFC 9209) and what the app is told. None of it holds anything of the request.
 
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 
 use crate::body::Body;
 use crate::body::whole::NotWhole;
@@ -84,9 +84,7 @@ impl Failure {
         let mut response = respond::text(method, self.status(), &self.to_string());
         let headers = response.headers_mut();
         if let Some(error) = self.proxy_error() {
-            let value = format!("ticketgate; error={error}; details=\"{}\"", self.reason());
-            let value = HeaderValue::try_from(value).expect("tokens are visible ASCII");
-            headers.insert(HeaderName::from_static("proxy-status"), value);
+            headers.insert(respond::PROXY_STATUS, respond::proxy_status(error, self.reason()));
         }
         match self {
             Self::NotPost => drop(headers.insert(header::ALLOW, HeaderValue::from_static("POST"))),

@@ -29,7 +29,7 @@ use crate::origin::Failure;
 /// RFC 9211.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// RFC 9209.
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// When the ticket of an image ends (HTTP date).
 const TICKET_EXPIRES: HeaderName = HeaderName::from_static("ticket-expires");
 /// Any site may show our images (Fetch standard §3.7).
@@ -255,8 +255,8 @@ fn part(mut headers: HeaderMap, image: &Bytes, bytes: Range<usize>) -> Response<
     answer(StatusCode::PARTIAL_CONTENT, headers, Body::Bytes(image.slice(bytes)))
 }
 
-/// `Proxy-Status`: an error type of RFC 9209 §2.3, and our word for what happened.
-pub fn proxy_status(error: &str, details: &str) -> HeaderValue {
+/// Its value: an error type of RFC 9209 §2.3, and our word for what happened. Both are words of ours, and stand as they are.
+pub fn proxy_status(error: &'static str, details: &'static str) -> HeaderValue {
     let status = format!("ticketgate; error={error}; details=\"{details}\"");
     HeaderValue::try_from(status).expect("tokens are visible ASCII")
 }
