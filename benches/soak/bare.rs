@@ -1,6 +1,6 @@
-//! A bare server: it takes slow clients in, does what their kind makes anybody do, closes them at their deadline, and nothing
-//! else. Where it stands on the core of the server that is soaked, and they go there, what good answers take longer is the
-//! price of such clients and not of that server.
+//! A bare server: it takes slow clients in, reads what they say, shakes hands, fills the socket of who does not read, closes
+//! them at their deadline, and nothing else: it answers nothing and forwards nothing. Where it stands on the core of the server
+//! that is soaked, and they go there, what good answers take longer is about what such clients cost whoever takes them in.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -15,7 +15,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::LocalSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -32,6 +32,8 @@ const PIECE: usize = 1024;
 const HEAD: usize = 512;
 /// Who may be on the way in, as with ticketgate.
 const BACKLOG: i32 = 4096;
+/// After an accept that failed: it must not spin on the core of who is measured.
+const REST: Duration = Duration::from_millis(100);
 
 /// A running bare server for one kind of client; ends when dropped.
 #[derive(Debug)]
@@ -96,8 +98,10 @@ impl Host {
     async fn accept(self: Rc<Self>, listener: std::net::TcpListener) {
         let listener = TcpListener::from_std(listener).expect("it is a socket");
         loop {
-            if let Ok((stream, _)) = listener.accept().await {
-                tokio::task::spawn_local(Rc::clone(&self).host(stream));
+            match listener.accept().await {
+                Ok((stream, _)) => drop(tokio::task::spawn_local(Rc::clone(&self).host(stream))),
+                // Who cannot come is missed in the count of those who are there.
+                Err(_) => sleep(REST).await,
             }
         }
     }

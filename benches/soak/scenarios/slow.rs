@@ -3,7 +3,7 @@
 //! then they come again and again, and it is looked at beside what that costs. Each time it is looked at without them too, as
 //! long, half of it right before and half right after: a ratio is the middle one of such pairs, since the machine changes from
 //! one to the next. How far two looks differ where nobody is slow stands beside them, and what it costs where those who come
-//! and go do so at a bare server on the same core: that part is nobody's to spare.
+//! and go do so at a bare server on the same core: about what such clients cost whoever takes them in.
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -82,6 +82,10 @@ impl Soak {
             self.told(&field, kind, &looked, [&mut staying, &mut coming]);
             self.promise_times(report, kind, &looked);
             self.left(&field).await?.promise(report, &format!("slow, {}", kind.name()), &field);
+            if let Some(why) = looked.bare.ended.why.as_deref().filter(|_| looked.bare.ended.failed > 0) {
+                let failed = looked.bare.ended.failed;
+                coming.notes.push(format!("{} to the bare server: {failed} never came: {why}", kind.name()));
+            }
             // How the bare server ends them is no promise of ours.
             let bare = Beside { ended: Tally::default(), ..looked.bare };
             all = all.and(looked.there).and(looked.coming).and(bare);
