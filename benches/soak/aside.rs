@@ -1,5 +1,5 @@
-//! Work in a thread of its own that stands behind the good load on their core: whoever is measured must not wait for those
-//! who make the trouble.
+//! Work in a thread of its own. Most of it stands behind the good load on their core: whoever is measured must not wait for
+//! those who make the trouble.
 
 use std::thread::JoinHandle;
 
@@ -15,10 +15,17 @@ const BEHIND: i32 = 19;
 pub struct Aside<T>(JoinHandle<T>);
 
 impl<T: Send + 'static> Aside<T> {
-    /// Begins `work` on a runtime of its own.
+    /// Begins `work` on a runtime of its own, behind everybody else.
     pub fn begin<W: Future<Output = T>>(name: &str, work: impl FnOnce() -> W + Send + 'static) -> Outcome<Self> {
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        Self::among(name, move || {
             let _ = rustix::process::nice(BEHIND);
+            work()
+        })
+    }
+
+    /// Begins `work` on a runtime of its own, among all others.
+    pub fn among<W: Future<Output = T>>(name: &str, work: impl FnOnce() -> W + Send + 'static) -> Outcome<Self> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             LocalSet::new().block_on(&runtime, work())
         })?;

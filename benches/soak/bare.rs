@@ -12,28 +12,27 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::LocalSet;
-use tokio::time::{sleep, timeout};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::Outcome;
+use crate::aside::Aside;
 use crate::certificate::Certificate;
+use crate::guests::{read_out, take_in};
 use crate::machine::pinned;
 use crate::server::Timeouts;
 use crate::slow::Kind;
 use crate::tickets::IMAGE;
 
-/// Bytes read at once.
+/// Bytes read of requests, whatever they say.
 const PIECE: usize = 1024;
 /// A head, whatever it says.
 const HEAD: usize = 512;
 /// Who may be on the way in, as with ticketgate.
 const BACKLOG: i32 = 4096;
-/// After an accept that failed: it must not spin on the core of who is measured.
-const REST: Duration = Duration::from_millis(100);
 
 /// A running bare server for one kind of client; ends when dropped.
 #[derive(Debug)]
@@ -67,11 +66,9 @@ impl Bare {
         let (end, counted, stay) = (over.clone(), Arc::clone(&inside), kind.stay(timeouts));
         let acceptor = acceptor(certificate)?;
         pinned(cores, || {
-            std::thread::Builder::new().name("bare".to_owned()).spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            Aside::among("bare", move || async move {
                 let host = Rc::new(Host { kind, stay, acceptor, answer: vec![0; HEAD + IMAGE], inside: counted });
-                let accepted = end.run_until_cancelled(host.accept(listener));
-                LocalSet::new().block_on(&runtime, accepted);
+                end.run_until_cancelled(take_in(listener, |stream| Rc::clone(&host).host(stream))).await;
             })
         })?;
         Ok(Self { address, inside, _over: over.drop_guard() })
@@ -95,17 +92,6 @@ fn acceptor(certificate: &Certificate) -> Outcome<TlsAcceptor> {
 }
 
 impl Host {
-    async fn accept(self: Rc<Self>, listener: std::net::TcpListener) {
-        let listener = TcpListener::from_std(listener).expect("it is a socket");
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => drop(tokio::task::spawn_local(Rc::clone(&self).host(stream))),
-                // Who cannot come is missed in the count of those who are there.
-                Err(_) => sleep(REST).await,
-            }
-        }
-    }
-
     async fn host(self: Rc<Self>, mut stream: TcpStream) {
         let _inside = Inside::enter(&self.inside);
         let _ = stream.set_nodelay(true);
@@ -124,17 +110,12 @@ impl Host {
             }
             Kind::Preface => {
                 if let Ok(stream) = self.acceptor.accept(stream).await {
-                    read(stream).await;
+                    read_out(stream).await;
                 }
             }
-            Kind::Silent | Kind::Head | Kind::Body | Kind::Handshake => read(stream).await,
+            Kind::Silent | Kind::Head | Kind::Body | Kind::Handshake => read_out(stream).await,
         }
     }
-}
-
-async fn read(mut stream: impl AsyncRead + Unpin) {
-    let mut piece = [0; PIECE];
-    while stream.read(&mut piece).await.is_ok_and(|read| read > 0) {}
 }
 
 impl Inside {

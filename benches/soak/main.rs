@@ -15,6 +15,7 @@ mod bare;
 mod crowd;
 mod flood;
 mod good;
+mod guests;
 mod origin;
 mod report;
 mod scale;

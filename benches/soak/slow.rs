@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
+use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use crate::Outcome;
+use crate::guests::read_out;
 use crate::server::Timeouts;
 
 /// A connection that is open so long after its deadline is broken, however busy the machine is.
@@ -170,8 +171,7 @@ impl Place {
         let mut stream = timeout(PATIENCE, self.connector.connect(name, stream)).await??;
         stream.write_all(b"PRI * HTTP/2.0\r\n").await?;
         began.last = Instant::now();
-        let closed = async { while stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {} };
-        Ok(began.ended(Kind::Preface.deadline(&self.timeouts), closed).await)
+        Ok(began.ended(Kind::Preface.deadline(&self.timeouts), read_out(&mut stream)).await)
     }
 
     /// From one of a hundred addresses of this machine.
@@ -197,7 +197,7 @@ async fn closed(kind: Kind, stream: &mut TcpStream) {
         let _ = stream.ready(Interest::ERROR).await;
         return;
     }
-    while stream.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
+    read_out(stream).await;
 }
 
 /// When a deadline began: the server saw it at some time between these.

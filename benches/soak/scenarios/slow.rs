@@ -82,8 +82,7 @@ impl Soak {
             self.told(&field, kind, &looked, [&mut staying, &mut coming]);
             self.promise_times(report, kind, &looked);
             self.left(&field).await?.promise(report, &format!("slow, {}", kind.name()), &field);
-            if let Some(why) = looked.bare.ended.why.as_deref().filter(|_| looked.bare.ended.failed > 0) {
-                let failed = looked.bare.ended.failed;
+            if let Tally { why: Some(why), failed, .. } = &looked.bare.ended {
                 coming.notes.push(format!("{} to the bare server: {failed} never came: {why}", kind.name()));
             }
             // How the bare server ends them is no promise of ours.
@@ -101,8 +100,8 @@ impl Soak {
     }
 
     async fn looked(&self, field: &Field, kind: Kind) -> Outcome<Looked> {
-        let ours = Host::Soaked(field);
-        let (there, coming) = (self.staying(field, kind, &ours).await?, self.coming(field, kind, &ours).await?);
+        let there = self.staying(field, kind).await?;
+        let coming = self.coming(field, kind, &Host::Soaked(field)).await?;
         let cores = self.ground.cores.serving(1);
         let bare = Host::Bare(Bare::start(kind, &self.scale.timeouts, &self.ground.certificate, cores)?);
         (self.progress)(&format!("{} of them to a bare server", self.scale.slow));
@@ -144,12 +143,12 @@ impl Soak {
     }
 
     /// The good load while all are there, as often as it takes.
-    async fn staying(&self, field: &Field, kind: Kind, host: &Host<'_>) -> Outcome<Beside> {
+    async fn staying(&self, field: &Field, kind: Kind) -> Outcome<Beside> {
         let part = kind.undisturbed(&self.scale.timeouts) / PART;
         let look = ((part * 2).div_duration_f64(self.scale.glance) as usize).clamp(1, self.scale.slow_look);
         let mut all = Beside::default();
         for _ in 0..self.scale.slow_glances.div_ceil(look) {
-            all = all.and(self.beside(field, kind, host, (Coming::Once(part), look)).await?);
+            all = all.and(self.beside(field, kind, &Host::Soaked(field), Coming::Once(part), look).await?);
         }
         Ok(all)
     }
@@ -158,7 +157,7 @@ impl Soak {
     async fn coming(&self, field: &Field, kind: Kind, host: &Host<'_>) -> Outcome<Beside> {
         let mut all = Beside::default();
         for _ in 0..self.scale.slow_glances.div_ceil(self.scale.slow_look) {
-            all = all.and(self.beside(field, kind, host, (Coming::Again, self.scale.slow_look)).await?);
+            all = all.and(self.beside(field, kind, host, Coming::Again, self.scale.slow_look).await?);
         }
         Ok(all)
     }
@@ -179,7 +178,8 @@ impl Soak {
         field: &Field,
         kind: Kind,
         host: &Host<'_>,
-        (coming, glances): (Coming, usize),
+        coming: Coming,
+        glances: usize,
     ) -> Outcome<Beside> {
         let before = self.alone(field, glances.div_ceil(2)).await?;
         let enough = CancellationToken::new();
