@@ -99,7 +99,7 @@ struct Arguments {
     /// Windows, at least, in which the good load is looked at beside each kind, and without it [default: 30]
     #[arg(long, value_name = "COUNT")]
     windows: Option<usize>,
-    /// All of it in a minute, with short deadlines
+    /// All of it in a minute and a half, with short deadlines
     #[arg(long)]
     quick: bool,
     /// Sets a variable of the server, such as `TICKETGATE_TIMEOUTS_HEAD=1h`, to see a check fail
