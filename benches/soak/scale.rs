@@ -21,7 +21,9 @@ pub struct Scale {
     pub slow: usize,
     /// In how many short windows, at least, the good load is looked at beside them, and without them.
     pub slow_glances: usize,
-    /// In how many of them at once, where nothing ends a look earlier.
+    /// In how many looks at those who stay, at least: each is a pair, of which a ratio is the middle one.
+    pub slow_pairs: usize,
+    /// In how many windows at once, where nothing ends a look earlier.
     pub slow_look: usize,
     /// How long the origin is down in each way.
     pub outage: Duration,
@@ -47,6 +49,7 @@ impl Scale {
         flood: Duration::from_secs(20 * 60),
         slow: 5000,
         slow_glances: 30,
+        slow_pairs: 5,
         slow_look: 10,
         outage: Duration::from_secs(20),
         life: Duration::from_secs(5),
@@ -64,6 +67,7 @@ impl Scale {
         flood: Duration::from_secs(5),
         slow: 200,
         slow_glances: 3,
+        slow_pairs: 1,
         slow_look: 3,
         outage: Duration::from_secs(2),
         life: Duration::from_secs(1),

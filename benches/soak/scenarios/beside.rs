@@ -48,9 +48,43 @@ impl Beside {
 
     /// The p99 alone, the one beside them, and the ratio with from where to where its pairs were.
     pub fn told(&self) -> [String; 3] {
-        let least = self.ratios.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = self.ratios.iter().copied().fold(0.0, f64::max);
-        let [alone, good] = [&self.alone, &self.good].map(|served| format!("{:.2}", served.p99()));
-        [alone, good, format!("{:.2} ({least:.2} to {most:.2})", self.ratio())]
+        let [alone, good] = [&self.alone, &self.good].map(|served| format!("{:.3}", served.p99()));
+        [alone, good, told(&self.ratios)]
     }
+}
+
+/// The good load beside the same clients at the server that is soaked, and at a bare one, in turn.
+#[derive(Default)]
+pub struct Compared {
+    /// Where they go to the server that is soaked.
+    pub ours: Beside,
+    /// Where they go to a bare one.
+    pub bare: Beside,
+}
+
+impl Compared {
+    /// The columns of [`Self::told`].
+    pub const COLUMNS: [&str; 8] =
+        ["kind", "alone ms", "beside them ms", "÷ alone", "alone ms", "at a bare server ms", "÷ alone", "÷ ÷"];
+
+    /// How much longer a good answer takes than where they go to the bare server: the middle one of all pairs.
+    pub fn ratio(&self) -> f64 {
+        median(self.ratios())
+    }
+
+    fn ratios(&self) -> Vec<f64> {
+        self.ours.ratios.iter().zip(&self.bare.ratios).map(|(ours, bare)| ours / bare).collect()
+    }
+
+    /// A row of a table.
+    pub fn told(&self, name: &str) -> Vec<String> {
+        [&[name.to_owned()][..], &self.ours.told(), &self.bare.told(), &[told(&self.ratios())]].concat()
+    }
+}
+
+/// The middle one of `ratios`, and from where to where they are.
+fn told(ratios: &[f64]) -> String {
+    let least = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = ratios.iter().copied().fold(0.0, f64::max);
+    format!("{:.2} ({least:.2} to {most:.2})", median(ratios.iter().copied()))
 }

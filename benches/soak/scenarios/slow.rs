@@ -2,13 +2,13 @@
 //! First they come and stay, and the good load is looked at while all are there, again and again until it was for long enough;
 //! then they come again and again, and it is looked at beside what that costs. Each time it is looked at without them too, as
 //! long, half of it right before and half right after: a ratio is the middle one of such pairs, since the machine changes from
-//! one to the next. How far two looks differ where nobody is slow stands beside them, and what it costs where those who come
-//! and go do so at a bare server on the same core: about what such clients cost whoever takes them in.
+//! one to the next. How far two looks differ where nobody is slow stands beside them. After each look the same clients go to a
+//! bare server on the same core: what good answers then take longer is what such clients cost on one machine, whoever has them.
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::beside::Beside;
+use super::beside::{Beside, Compared};
 use super::{Field, LOOK, Soak, WEEK, promise_closed, promise_hits};
 use crate::Outcome;
 use crate::aside::Aside;
@@ -56,43 +56,40 @@ impl Host<'_> {
 /// What came of one kind.
 struct Looked {
     /// While all are there.
-    there: Beside,
+    there: Compared,
     /// As they come and go.
-    coming: Beside,
-    /// As they come to the bare server and go.
-    bare: Beside,
+    coming: Compared,
 }
 
 impl Soak {
     pub(super) async fn slow(&self, report: &mut Report) -> Outcome<()> {
         let field = self.field(WEEK).await?;
         let _awake = Awake::keep(&self.ground.cores.all)?;
-        let columns =
-            ["kind", "key", "there", "MiB more", "closed", "last s late", "p99 alone ms", "all there ms", "÷ alone"];
-        let mut staying = Table::new(format!("{} slow connections of each kind", self.scale.slow), &columns);
-        let columns = ["kind", "p99 alone ms", "coming and going ms", "÷ alone"];
-        let bare = ["p99 alone ms", "to a bare server ms", "÷ alone"];
-        let mut coming = Table::new("The same, coming and going", &[&columns[..], &bare].concat());
+        let columns = ["kind", "key", "there", "MiB more", "closed", "last s late"];
+        let mut kinds = Table::new(format!("{} slow connections of each kind", self.scale.slow), &columns);
+        let mut there = Table::new("A good answer's p99 while all are there", &Compared::COLUMNS);
+        let mut coming = Table::new("A good answer's p99 as they come and go", &Compared::COLUMNS);
         let (mut all, mut nobody) = (Beside::default(), Beside::default());
         for &kind in &self.kinds {
             (self.progress)("nobody is slow");
             nobody = nobody.and(self.nobody(&field, kind).await?);
             (self.progress)(&format!("{} slow connections: {}", self.scale.slow, kind.name()));
             let looked = self.looked(&field, kind).await?;
-            self.told(&field, kind, &looked, [&mut staying, &mut coming]);
+            kinds.row(&self.told(&field, kind, &looked));
+            there.row(&looked.there.told(kind.name()));
+            coming.row(&looked.coming.told(kind.name()));
             self.promise_times(report, kind, &looked);
             self.left(&field).await?.promise(report, &format!("slow, {}", kind.name()), &field);
-            if let Tally { why: Some(why), failed, .. } = &looked.bare.ended {
-                coming.notes.push(format!("{} to the bare server: {failed} never came: {why}", kind.name()));
+            let ours = looked.there.ours.and(looked.coming.ours);
+            let bare = looked.there.bare.and(looked.coming.bare);
+            if let Tally { why: Some(why), failed, .. } = &bare.ended {
+                kinds.notes.push(format!("{} to the bare server: {failed} never came: {why}", kind.name()));
             }
             // How the bare server ends them is no promise of ours.
-            let bare = Beside { ended: Tally::default(), ..looked.bare };
-            all = all.and(looked.there).and(looked.coming).and(bare);
+            all = all.and(ours).and(Beside { ended: Tally::default(), ..bare });
         }
-        let none = String::new;
-        let row = ["nobody".to_owned(), none(), "0".to_owned(), none(), none(), none()];
-        staying.row(&[&row[..], &nobody.told()].concat());
-        report.tables.extend([staying, coming]);
+        there.row(&[&["nobody".to_owned()][..], &nobody.told(), &vec![String::new(); 4]].concat());
+        report.tables.extend([kinds, there, coming]);
         all = all.and(nobody);
         promise_hits(report, "slow", &all.alone.and(all.good));
         promise_closed(report, "slow", &all.ended);
@@ -100,64 +97,68 @@ impl Soak {
     }
 
     async fn looked(&self, field: &Field, kind: Kind) -> Outcome<Looked> {
-        let there = self.staying(field, kind).await?;
-        let coming = self.coming(field, kind, &Host::Soaked(field)).await?;
         let cores = self.ground.cores.serving(1);
-        let bare = Host::Bare(Bare::start(kind, &self.scale.timeouts, &self.ground.certificate, cores)?);
-        (self.progress)(&format!("{} of them to a bare server", self.scale.slow));
-        let bare = self.coming(field, kind, &bare).await?;
-        Ok(Looked { there, coming, bare })
+        let bare = Bare::start(kind, &self.scale.timeouts, &self.ground.certificate, cores)?;
+        let hosts = [Host::Soaked(field), Host::Bare(bare)];
+        Ok(Looked { there: self.staying(field, kind, &hosts).await?, coming: self.coming(field, kind, &hosts).await? })
     }
 
-    fn told(&self, field: &Field, kind: Kind, looked: &Looked, [staying, coming]: [&mut Table; 2]) {
+    fn told(&self, field: &Field, kind: Kind, looked: &Looked) -> [String; 6] {
         let deadline = humantime::format_duration(kind.deadline(&self.scale.timeouts));
-        let Looked { there, coming: again, bare } = looked;
+        let (there, again) = (&looked.there.ours, &looked.coming.ours);
         let late = there.ended.latest.max(again.ended.latest);
-        let row = [
+        [
             kind.name().to_owned(),
             format!("{} {deadline}", kind.key()),
             there.open.unwrap_or(0).to_string(),
             format!("{:.1}", there.memory - field.memory),
             (there.ended.closed + again.ended.closed).to_string(),
             format!("{:.2}", late.as_secs_f64()),
-        ];
-        staying.row(&[&row[..], &there.told()].concat());
-        coming.row(&[&[kind.name().to_owned()][..], &again.told(), &bare.told()].concat());
+        ]
     }
 
     fn promise_times(&self, report: &mut Report, kind: Kind, looked: &Looked) {
         let (count, name) = (self.scale.slow as u64, kind.name());
-        let Looked { there, coming, bare } = looked;
-        let looks = [
-            ("all there", there, count),
-            ("coming and going", coming, count * THERE / 100),
-            ("coming to a bare server and going", bare, count * THERE / 100),
-        ];
-        for (when, beside, fewest) in looks {
-            let open = beside.open.unwrap_or(0);
-            let says = format!("slow, {name}, {when}: how many, before and after");
-            report.in_time(says, open.to_string(), fewest.to_string(), open >= fewest);
+        for (when, looks, fewest) in
+            [("all there", &looked.there, count), ("coming and going", &looked.coming, count * THERE / 100)]
+        {
+            for (host, beside) in [("", &looks.ours), (" at a bare server", &looks.bare)] {
+                let open = beside.open.unwrap_or(0);
+                let says = format!("slow, {name}, {when}{host}: how many, before and after");
+                report.in_time(says, open.to_string(), fewest.to_string(), open >= fewest);
+            }
+            report.time(format!("slow, {name}, {when}: p99 ÷ alone"), looks.ours.ratio(), LONGER);
+            report.time(format!("slow, {name}, {when}: the same ÷ at a bare server"), looks.ratio(), LONGER);
         }
-        report.time(format!("slow, {name}, all there: p99 ÷ alone"), there.ratio(), LONGER);
-        report.time(format!("slow, {name}, coming and going: p99 ÷ alone"), coming.ratio(), LONGER);
     }
 
     /// The good load while all are there, as often as it takes.
-    async fn staying(&self, field: &Field, kind: Kind) -> Outcome<Beside> {
+    async fn staying(&self, field: &Field, kind: Kind, hosts: &[Host<'_>; 2]) -> Outcome<Compared> {
         let part = kind.undisturbed(&self.scale.timeouts) / PART;
         let look = ((part * 2).div_duration_f64(self.scale.glance) as usize).clamp(1, self.scale.slow_look);
-        let mut all = Beside::default();
-        for _ in 0..self.scale.slow_glances.div_ceil(look) {
-            all = all.and(self.beside(field, kind, &Host::Soaked(field), Coming::Once(part), look).await?);
-        }
-        Ok(all)
+        let looks = self.scale.slow_glances.div_ceil(look).max(self.scale.slow_pairs);
+        self.compared(field, kind, hosts, Coming::Once(part), (looks, look)).await
     }
 
     /// The good load while they come again and again.
-    async fn coming(&self, field: &Field, kind: Kind, host: &Host<'_>) -> Outcome<Beside> {
-        let mut all = Beside::default();
-        for _ in 0..self.scale.slow_glances.div_ceil(self.scale.slow_look) {
-            all = all.and(self.beside(field, kind, host, Coming::Again, self.scale.slow_look).await?);
+    async fn coming(&self, field: &Field, kind: Kind, hosts: &[Host<'_>; 2]) -> Outcome<Compared> {
+        let looks = self.scale.slow_glances.div_ceil(self.scale.slow_look);
+        self.compared(field, kind, hosts, Coming::Again, (looks, self.scale.slow_look)).await
+    }
+
+    /// So many looks, of so many windows each, beside those who come to one host, and then to the other.
+    async fn compared(
+        &self,
+        field: &Field,
+        kind: Kind,
+        [ours, bare]: &[Host<'_>; 2],
+        coming: Coming,
+        (looks, look): (usize, usize),
+    ) -> Outcome<Compared> {
+        let mut all = Compared::default();
+        for _ in 0..looks {
+            all.ours = all.ours.and(self.beside(field, kind, ours, coming, look).await?);
+            all.bare = all.bare.and(self.beside(field, kind, bare, coming, look).await?);
         }
         Ok(all)
     }
