@@ -12,11 +12,18 @@ pub fn doubts(addresses: Addresses, config: &Config) -> impl Iterator<Item = &'s
     let relay = addresses.relay.is_some_and(is_open);
     let operator = addresses.admin.is_some_and(is_open) && config.admin.token().is_none();
     let everybody = [addresses.public, addresses.tls].into_iter().flatten().any(is_open);
+    // Whom we trust is not counted, and nobody else comes to loopback, but for those whom a header introduces.
+    let counts = everybody || config.server.proxy_protocol;
+    let (in_all, of_one) = (config.server.max_connections, config.server.max_connections_per_client);
     [
         (relay, "the relay is not on loopback: access tokens travel to it in the clear"),
         (
             operator,
             "admin.listen is off loopback and has no token: only /healthz, /readyz and /metrics are answered there",
+        ),
+        (
+            counts && in_all > 1 && of_one >= in_all,
+            "limits.max_connections_per_client is not below limits.max_connections: one client can take every place",
         ),
         (
             config.tickets.allow == Allow::Any && everybody,

@@ -53,12 +53,14 @@ fn introduction(demo: &Demo) -> String {
          status    http://{}/\n            \
          (what an operator sees)\n  \
          your own  TICKETGATE_ORIGIN_URL=http://{stand_in} TICKETGATE_RELAY_URL=http://{stand_in} \
-         ticketgate --listen 127.0.0.1:0 --config FILE\n            \
+         {program} --listen 127.0.0.1:0 --config FILE\n            \
          (a configuration of yours before the stand-in, as long as this runs; the flag's free port instead of its own)\n  \
          end       Ctrl-C\n",
         demo.url(),
         demo.image_url(),
         demo.running().addresses().admin.expect("the demo lets an operator look"),
         stand_in = demo.stand_in(),
+        // As it was called: it may not be on the path.
+        program = std::env::args_os().next().unwrap_or_else(|| "ticketgate".into()).display(),
     )
 }

@@ -73,7 +73,7 @@ fn tls(settings: &mut Settings, config: &Config) {
         }
         return;
     }
-    if let Err(bad) = certificate::check(tls) {
+    for bad in certificate::check(tls) {
         settings.conflict(&[bad.key, "tls.listen"], bad.to_string());
     }
 }

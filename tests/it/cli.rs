@@ -103,6 +103,8 @@ async fn the_demo_prints_where_to_look_and_an_image_that_is_a_miss_and_then_a_hi
     assert!(Connection::to_operator(status).await.get("/", "Connection: close\r\n").await.text().contains("<title>"));
     // A configuration of one's own before the same stand-in.
     let origin = after("TICKETGATE_ORIGIN_URL=").split_once(' ').unwrap().0;
+    let program = after("TICKETGATE_RELAY_URL=").split_once(' ').unwrap().1;
+    assert!(program.starts_with(concat!(env!("CARGO_BIN_EXE_ticketgate"), " ")), "as it was called: {program}");
     let own = TempDir::new().unwrap();
     let mut command = ticketgate(&own, &ON_FREE_PORTS);
     command.env("TICKETGATE_ORIGIN_URL", origin);
@@ -390,6 +392,22 @@ fn check_passes_on_what_a_start_would_warn_of() {
         ["tickets.allow is \"any\"", "admin.listen is off loopback and has no token", "the relay is not on loopback"]
     {
         assert!(open.contains(doubt), "{open}");
+    }
+}
+
+#[test]
+fn check_tells_where_one_client_could_take_every_place() {
+    let directory = TempDir::new().unwrap();
+    // A client's share is 1024. Nobody is counted on loopback, where all are trusted.
+    for (listen, most, told) in
+        [("192.0.2.1:81", "1024", true), ("192.0.2.1:81", "1025", false), ("127.0.0.1:81", "1024", false)]
+    {
+        let mut command = ticketgate(&directory, &["check", "--listen", listen]);
+        let output = command.env("TICKETGATE_LIMITS_MAX_CONNECTIONS", most).output().unwrap();
+        assert_eq!(output.status.code(), Some(0));
+        let doubts = text(&output.stderr);
+        let tells = doubts.contains("limits.max_connections_per_client is not below limits.max_connections");
+        assert_eq!(tells, told, "{listen}, {most}: {doubts}");
     }
 }
 

@@ -40,9 +40,12 @@ pub struct Pem {
     key: Vec<u8>,
 }
 
-/// Whether `config` names a certificate and a key that belong together.
-pub fn check(config: &Config) -> Result<(), BadCertificate> {
-    Certificate::load(config).map(drop)
+/// What is wrong with the files that `config` names; nothing where they are a certificate and a key that belong together.
+pub fn check(config: &Config) -> Vec<BadCertificate> {
+    let files = [("tls.cert", &config.cert), ("tls.key", &config.key)].into_iter();
+    let missing: Vec<_> =
+        files.filter(|(_, file)| file.is_none()).map(|(key, _)| BadCertificate::missing(key)).collect();
+    if missing.is_empty() { Certificate::load(config).err().into_iter().collect() } else { missing }
 }
 
 impl Certificate {
