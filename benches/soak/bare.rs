@@ -1,6 +1,6 @@
-//! A bare server: it takes slow clients in, shakes hands, fills the socket of who does not read, closes them at their deadline,
-//! and nothing else: it does not even heed what they say. Where it stands on the core of the server that is soaked, and they go
-//! there, what good answers take longer is what such clients cost on this machine whoever takes them in.
+//! A bare server: it takes slow clients in, reads what they say, shakes hands, fills the socket of who does not read, closes
+//! them at their deadline, and nothing else: it answers nothing and forwards nothing. Where it stands on the core of the server
+//! that is soaked, and they go there, what good answers take longer is about what such clients cost whoever takes them in.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -12,20 +12,23 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::SockRef;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::Outcome;
 use crate::aside::Aside;
 use crate::certificate::Certificate;
-use crate::guests::take_in;
+use crate::guests::{read_out, take_in};
 use crate::machine::pinned;
 use crate::server::Timeouts;
 use crate::slow::Kind;
 use crate::tickets::IMAGE;
 
+/// Bytes read of requests, whatever they say.
+const PIECE: usize = 1024;
 /// A head, whatever it says.
 const HEAD: usize = 512;
 /// Who may be on the way in, as with ticketgate.
@@ -89,29 +92,29 @@ fn acceptor(certificate: &Certificate) -> Outcome<TlsAcceptor> {
 }
 
 impl Host {
-    async fn host(self: Rc<Self>, stream: TcpStream) {
+    async fn host(self: Rc<Self>, mut stream: TcpStream) {
         let _inside = Inside::enter(&self.inside);
-        let deadline = Instant::now() + self.stay;
         let _ = stream.set_nodelay(true);
-        let Ok(Ok(held)) = timeout_at(deadline, self.held(stream)).await else { return };
-        sleep_until(deadline).await;
+        let _ = timeout(self.stay, self.attend(&mut stream)).await;
         if self.kind == Kind::Reader {
-            let _ = SockRef::from(&held).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         }
     }
 
-    /// Does what is to be done at first; after that no event of the client's wakes anybody.
-    async fn held(&self, stream: TcpStream) -> std::io::Result<std::net::TcpStream> {
-        let stream = match self.kind {
-            Kind::Preface => self.acceptor.accept(stream).await?.into_inner().0,
+    /// Goes on until the client hangs up.
+    async fn attend(&self, stream: &mut TcpStream) {
+        match self.kind {
             Kind::Reader => {
-                stream.writable().await?;
-                while stream.try_write(&self.answer).is_ok() {}
-                stream
+                let _ = stream.read(&mut [0; PIECE]).await;
+                while stream.write_all(&self.answer).await.is_ok() {}
             }
-            Kind::Silent | Kind::Head | Kind::Body | Kind::Handshake => stream,
-        };
-        stream.into_std()
+            Kind::Preface => {
+                if let Ok(stream) = self.acceptor.accept(stream).await {
+                    read_out(stream).await;
+                }
+            }
+            Kind::Silent | Kind::Head | Kind::Body | Kind::Handshake => read_out(stream).await,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 /// Bytes read at once.
 const PIECE: usize = 1024;
 /// After an accept that failed: it must not spin beside those who are measured.
-const REST: Duration = Duration::from_millis(100);
+pub const REST: Duration = Duration::from_millis(100);
 
 /// Has `host` take in whoever comes. Who cannot come is missed by whoever counts those who are there.
 pub async fn take_in<F: Future<Output = ()> + 'static>(listener: std::net::TcpListener, host: impl Fn(TcpStream) -> F) {

@@ -73,7 +73,7 @@ type Trouble = Box<dyn std::error::Error + Send + Sync>;
 type Outcome<T> = Result<T, Trouble>;
 
 /// What a run may take beyond the minutes of everything at once.
-const LONGEST_RUN: Duration = Duration::from_secs(2 * 3600);
+const LONGEST_RUN: Duration = Duration::from_secs(3 * 3600);
 /// The same for one of a minute.
 const LONGEST_SMOKE_RUN: Duration = Duration::from_secs(600);
 

@@ -9,7 +9,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
+use crate::guests::REST;
 use crate::tickets::{self, IMAGE};
 use crate::{Outcome, machine, strangers, wire};
 
@@ -122,8 +124,9 @@ impl Answers {
         let mut inside = JoinSet::new();
         loop {
             tokio::select! {
-                coming = listener.accept() => if let Ok((stream, _)) = coming {
-                    inside.spawn(self.clone().serve(stream));
+                coming = listener.accept() => match coming {
+                    Ok((stream, _)) => drop(inside.spawn(self.clone().serve(stream))),
+                    Err(_) => sleep(REST).await,
                 },
                 Some(_) = inside.join_next() => {}
             }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::server::Timeouts;
+use crate::slow::Kind;
 
 /// How much is done, and for how long.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +24,8 @@ pub struct Scale {
     pub slow_glances: usize,
     /// In how many looks at those who stay, at least: each is a pair, of which a ratio is the middle one.
     pub slow_pairs: usize,
+    /// Kinds that go to a bare server too: for times, which tell something in a longer run alone.
+    pub at_bare: &'static [Kind],
     /// In how many windows at once, where nothing ends a look earlier.
     pub slow_look: usize,
     /// How long the origin is down in each way.
@@ -50,6 +53,7 @@ impl Scale {
         slow: 5000,
         slow_glances: 30,
         slow_pairs: 5,
+        at_bare: &Kind::ALL,
         slow_look: 10,
         outage: Duration::from_secs(20),
         life: Duration::from_secs(5),
@@ -68,6 +72,7 @@ impl Scale {
         slow: 200,
         slow_glances: 3,
         slow_pairs: 1,
+        at_bare: &[Kind::Preface],
         slow_look: 3,
         outage: Duration::from_secs(2),
         life: Duration::from_secs(1),

@@ -58,8 +58,8 @@ impl Beside {
 pub struct Compared {
     /// Where they go to the server that is soaked.
     pub ours: Beside,
-    /// Where they go to a bare one.
-    pub bare: Beside,
+    /// Where they go to a bare one, if they did.
+    pub bare: Option<Beside>,
 }
 
 impl Compared {
@@ -68,17 +68,25 @@ impl Compared {
         ["kind", "alone ms", "beside them ms", "÷ alone", "alone ms", "at a bare server ms", "÷ alone", "÷ ÷"];
 
     /// How much longer a good answer takes than where they go to the bare server: the middle one of all pairs.
-    pub fn ratio(&self) -> f64 {
-        median(self.ratios())
+    pub fn ratio(&self) -> Option<f64> {
+        self.bare.as_ref().map(|bare| median(self.ratios(bare)))
     }
 
-    fn ratios(&self) -> Vec<f64> {
-        self.ours.ratios.iter().zip(&self.bare.ratios).map(|(ours, bare)| ours / bare).collect()
+    fn ratios(&self, bare: &Beside) -> Vec<f64> {
+        self.ours.ratios.iter().zip(&bare.ratios).map(|(ours, bare)| ours / bare).collect()
     }
 
     /// A row of a table.
     pub fn told(&self, name: &str) -> Vec<String> {
-        [&[name.to_owned()][..], &self.ours.told(), &self.bare.told(), &[told(&self.ratios())]].concat()
+        let of_bare = |bare: &Beside| [&bare.told()[..], &[told(&self.ratios(bare))]].concat();
+        let bare = self.bare.as_ref().map_or_else(|| vec![String::new(); 4], of_bare);
+        [&[name.to_owned()][..], &self.ours.told(), &bare].concat()
+    }
+
+    /// All of it as one; how a bare server ended its clients is no promise of ours.
+    pub fn both(self) -> Beside {
+        let bare = self.bare.map(|bare| Beside { ended: Tally::default(), ..bare });
+        self.ours.and(bare.unwrap_or_default())
     }
 }
 

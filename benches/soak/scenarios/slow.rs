@@ -2,8 +2,8 @@
 //! First they come and stay, and the good load is looked at while all are there, again and again until it was for long enough;
 //! then they come again and again, and it is looked at beside what that costs. Each time it is looked at without them too, as
 //! long, half of it right before and half right after: a ratio is the middle one of such pairs, since the machine changes from
-//! one to the next. How far two looks differ where nobody is slow stands beside them. After each look the same clients go to a
-//! bare server on the same core: what good answers then take longer is what such clients cost on one machine, whoever has them.
+//! one to the next. How far two looks differ where nobody is slow stands beside them. After each look the same clients may
+//! go to a bare server on the same core: what good answers then take longer is about what such clients cost whoever takes them in.
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use crate::Outcome;
 use crate::aside::Aside;
 use crate::awake::Awake;
 use crate::bare::Bare;
-use crate::crowd::{self, Coming, Tally};
+use crate::crowd::{self, Coming};
 use crate::good::Served;
 use crate::report::{Report, Table};
 use crate::slow::{Kind, Place};
@@ -53,12 +53,26 @@ impl Host<'_> {
     }
 }
 
+/// Where they go in turn.
+type Hosts<'field> = (Host<'field>, Option<Host<'field>>);
+
 /// What came of one kind.
 struct Looked {
     /// While all are there.
     there: Compared,
     /// As they come and go.
     coming: Compared,
+}
+
+impl Looked {
+    /// Who could not even come to the bare server, and why; the others' are told with their ends.
+    fn who_never_came(&self, kind: Kind) -> impl Iterator<Item = String> {
+        [(&self.there, "all there"), (&self.coming, "coming and going")].into_iter().filter_map(move |(looks, when)| {
+            let ended = &looks.bare.as_ref()?.ended;
+            let why = ended.why.as_ref()?;
+            Some(format!("{}, {when} at the bare server: {} never came: {why}", kind.name(), ended.failed))
+        })
+    }
 }
 
 impl Soak {
@@ -80,13 +94,8 @@ impl Soak {
             coming.row(&looked.coming.told(kind.name()));
             self.promise_times(report, kind, &looked);
             self.left(&field).await?.promise(report, &format!("slow, {}", kind.name()), &field);
-            let ours = looked.there.ours.and(looked.coming.ours);
-            let bare = looked.there.bare.and(looked.coming.bare);
-            if let Tally { why: Some(why), failed, .. } = &bare.ended {
-                kinds.notes.push(format!("{} to the bare server: {failed} never came: {why}", kind.name()));
-            }
-            // How the bare server ends them is no promise of ours.
-            all = all.and(ours).and(Beside { ended: Tally::default(), ..bare });
+            kinds.notes.extend(looked.who_never_came(kind));
+            all = all.and(looked.there.both()).and(looked.coming.both());
         }
         there.row(&[&["nobody".to_owned()][..], &nobody.told(), &vec![String::new(); 4]].concat());
         report.tables.extend([kinds, there, coming]);
@@ -98,8 +107,8 @@ impl Soak {
 
     async fn looked(&self, field: &Field, kind: Kind) -> Outcome<Looked> {
         let cores = self.ground.cores.serving(1);
-        let bare = Bare::start(kind, &self.scale.timeouts, &self.ground.certificate, cores)?;
-        let hosts = [Host::Soaked(field), Host::Bare(bare)];
+        let bare = || Bare::start(kind, &self.scale.timeouts, &self.ground.certificate, cores).map(Host::Bare);
+        let hosts = (Host::Soaked(field), self.scale.at_bare.contains(&kind).then(bare).transpose()?);
         Ok(Looked { there: self.staying(field, kind, &hosts).await?, coming: self.coming(field, kind, &hosts).await? })
     }
 
@@ -122,18 +131,20 @@ impl Soak {
         for (when, looks, fewest) in
             [("all there", &looked.there, count), ("coming and going", &looked.coming, count * THERE / 100)]
         {
-            for (host, beside) in [("", &looks.ours), (" at a bare server", &looks.bare)] {
-                let open = beside.open.unwrap_or(0);
+            for (beside, host) in [(Some(&looks.ours), ""), (looks.bare.as_ref(), " at a bare server")] {
+                let Some(open) = beside.map(|beside| beside.open.unwrap_or(0)) else { continue };
                 let says = format!("slow, {name}, {when}{host}: how many, before and after");
                 report.in_time(says, open.to_string(), fewest.to_string(), open >= fewest);
             }
             report.time(format!("slow, {name}, {when}: p99 ÷ alone"), looks.ours.ratio(), LONGER);
-            report.time(format!("slow, {name}, {when}: the same ÷ at a bare server"), looks.ratio(), LONGER);
+            if let Some(ratio) = looks.ratio() {
+                report.time(format!("slow, {name}, {when}: the same ÷ at a bare server"), ratio, LONGER);
+            }
         }
     }
 
     /// The good load while all are there, as often as it takes.
-    async fn staying(&self, field: &Field, kind: Kind, hosts: &[Host<'_>; 2]) -> Outcome<Compared> {
+    async fn staying(&self, field: &Field, kind: Kind, hosts: &Hosts<'_>) -> Outcome<Compared> {
         let part = kind.undisturbed(&self.scale.timeouts) / PART;
         let look = ((part * 2).div_duration_f64(self.scale.glance) as usize).clamp(1, self.scale.slow_look);
         let looks = self.scale.slow_glances.div_ceil(look).max(self.scale.slow_pairs);
@@ -141,7 +152,7 @@ impl Soak {
     }
 
     /// The good load while they come again and again.
-    async fn coming(&self, field: &Field, kind: Kind, hosts: &[Host<'_>; 2]) -> Outcome<Compared> {
+    async fn coming(&self, field: &Field, kind: Kind, hosts: &Hosts<'_>) -> Outcome<Compared> {
         let looks = self.scale.slow_glances.div_ceil(self.scale.slow_look);
         self.compared(field, kind, hosts, Coming::Again, (looks, self.scale.slow_look)).await
     }
@@ -151,14 +162,17 @@ impl Soak {
         &self,
         field: &Field,
         kind: Kind,
-        [ours, bare]: &[Host<'_>; 2],
+        (ours, bare): &Hosts<'_>,
         coming: Coming,
         (looks, look): (usize, usize),
     ) -> Outcome<Compared> {
         let mut all = Compared::default();
         for _ in 0..looks {
             all.ours = all.ours.and(self.beside(field, kind, ours, coming, look).await?);
-            all.bare = all.bare.and(self.beside(field, kind, bare, coming, look).await?);
+            if let Some(bare) = bare {
+                let looked = self.beside(field, kind, bare, coming, look).await?;
+                all.bare = Some(all.bare.unwrap_or_default().and(looked));
+            }
         }
         Ok(all)
     }
