@@ -65,7 +65,7 @@ fn tls(settings: &mut Settings, config: &Config) {
             let text = "tls.redirect leads nowhere: tls.listen is not set".to_owned();
             settings.conflict(&["tls.redirect"], text);
         }
-        for (key, file) in [("tls.cert", &tls.cert), ("tls.key", &tls.key)] {
+        for (key, file) in tls.files() {
             if file.is_some() {
                 let text = format!("{key} is of no use: tls.listen is not set, which says where TLS is spoken");
                 settings.conflict(&[key], text);

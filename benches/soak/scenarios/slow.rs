@@ -83,10 +83,10 @@ impl Soak {
         let mut kinds = Table::new(format!("{} slow connections of each kind", self.scale.slow), &columns);
         let mut there = Table::new("A good answer's p99 while all are there", &Compared::COLUMNS);
         let mut coming = Table::new("A good answer's p99 as they come and go", &Compared::COLUMNS);
-        let (mut all, mut nobody) = (Beside::default(), Beside::default());
+        let (mut all, mut nobody) = (Beside::default(), Compared::default());
         for &kind in &self.kinds {
             (self.progress)("nobody is slow");
-            nobody = nobody.and(self.nobody(&field, kind).await?);
+            nobody.ours = nobody.ours.and(self.nobody(&field, kind).await?);
             (self.progress)(&format!("{} slow connections: {}", self.scale.slow, kind.name()));
             let looked = self.looked(&field, kind).await?;
             kinds.row(&self.told(&field, kind, &looked));
@@ -97,9 +97,9 @@ impl Soak {
             kinds.notes.extend(looked.who_never_came(kind));
             all = all.and(looked.there.both()).and(looked.coming.both());
         }
-        there.row(&[&["nobody".to_owned()][..], &nobody.told(), &vec![String::new(); 4]].concat());
+        there.row(&nobody.told("nobody"));
         report.tables.extend([kinds, there, coming]);
-        all = all.and(nobody);
+        all = all.and(nobody.both());
         promise_hits(report, "slow", &all.alone.and(all.good));
         promise_closed(report, "slow", &all.ended);
         Ok(())

@@ -42,9 +42,8 @@ pub struct Pem {
 
 /// What is wrong with the files that `config` names; nothing where they are a certificate and a key that belong together.
 pub fn check(config: &Config) -> Vec<BadCertificate> {
-    let files = [("tls.cert", &config.cert), ("tls.key", &config.key)].into_iter();
-    let missing: Vec<_> =
-        files.filter(|(_, file)| file.is_none()).map(|(key, _)| BadCertificate::missing(key)).collect();
+    let missing = config.files().into_iter().filter(|(_, file)| file.is_none());
+    let missing: Vec<_> = missing.map(|(key, _)| BadCertificate::missing(key)).collect();
     if missing.is_empty() { Certificate::load(config).err().into_iter().collect() } else { missing }
 }
 
@@ -92,11 +91,12 @@ impl fmt::Debug for Pem {
 impl Pem {
     /// Reads both files.
     pub fn read(config: &Config) -> Result<Self, BadCertificate> {
-        let read = |key, path: &Option<PathBuf>| {
-            let path = path.as_deref().ok_or_else(|| BadCertificate::missing(key))?;
+        let read = |(key, path): (_, Option<&Path>)| {
+            let path = path.ok_or_else(|| BadCertificate::missing(key))?;
             read(path).map_err(|cause| BadCertificate::new(key, path, cause))
         };
-        Ok(Self { cert: read("tls.cert", &config.cert)?, key: read("tls.key", &config.key)? })
+        let [cert, key] = config.files();
+        Ok(Self { cert: read(cert)?, key: read(key)? })
     }
 
     /// Makes a certificate of them, when they belong together.

@@ -1,7 +1,7 @@
 //! The TLS listener.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// `[tls]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,4 +14,11 @@ pub struct Config {
     pub key: Option<PathBuf>,
     /// `redirect`: a listener in the clear that sends everybody to `listen`; `None` is off.
     pub redirect: Option<SocketAddr>,
+}
+
+impl Config {
+    /// The keys that name a file, and the files.
+    pub fn files(&self) -> [(&'static str, Option<&Path>); 2] {
+        [("tls.cert", self.cert.as_deref()), ("tls.key", self.key.as_deref())]
+    }
 }
