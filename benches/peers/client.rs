@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::Outcome;
 use crate::alarm::Alarm;
+use crate::arrival::Arriving;
 
 /// Bytes of an answer's head at most.
 const LONGEST_HEAD: usize = 16 * 1024;
@@ -153,7 +154,8 @@ pub enum Pace {
     /// So many a second, over all connections. A question that has to wait for the last one's answer waits too long.
     Steady(f64),
     /// The same, and the first on each connection is asked and not timed: what is measured are connections that are kept, as
-    /// a proxy before us does.
+    /// a proxy before us does. An answer has come when the last of it is there, and not when it is read: those who make
+    /// trouble on this core hold up whoever reads.
     Settled(f64),
 }
 
@@ -229,7 +231,7 @@ struct One {
     pace: Pace,
     /// Where it keeps a pace.
     alarm: Option<Alarm>,
-    stream: Option<TcpStream>,
+    stream: Option<Arriving>,
     latencies: Vec<Duration>,
     requests: u64,
     bytes: u64,
@@ -237,7 +239,7 @@ struct One {
 
 impl One {
     async fn go(&mut self, address: SocketAddr, asks: &[Ask], end: End, judge: &Judge) -> Outcome<()> {
-        self.stream = Some(connect(address).await?);
+        self.stream = Some(self.connect(address).await?);
         let mut body = Vec::new();
         let mut count = 0;
         let mut is_timed = self.is_timed_from_the_first();
@@ -258,7 +260,8 @@ impl One {
                 .unwrap_or_else(|_| Err("no answer".into()));
             if let Ok(answer) = &answer {
                 if is_timed {
-                    self.latencies.push(asked.elapsed());
+                    let lain = self.stream.as_ref().map(Arriving::lain).unwrap_or_default();
+                    self.latencies.push(asked.elapsed().saturating_sub(lain));
                 }
                 self.requests += 1;
                 self.bytes += answer.bytes as u64;
@@ -273,11 +276,16 @@ impl One {
     }
 
     async fn ask(&mut self, address: SocketAddr, question: &Ask, body: &mut Vec<u8>) -> Outcome<Answer> {
-        let stream = match &mut self.stream {
-            Some(stream) => stream,
-            none => none.insert(connect(address).await?),
-        };
+        if self.stream.is_none() {
+            self.stream = Some(self.connect(address).await?);
+        }
+        let stream = self.stream.as_mut().expect("it was made where there was none");
         ask(stream, question, body).await
+    }
+
+    async fn connect(&self, address: SocketAddr) -> Outcome<Arriving> {
+        let stream = connect(address).await?;
+        if matches!(self.pace, Pace::Settled(_)) { Arriving::stamped(stream) } else { Ok(Arriving::plain(stream)) }
     }
 
     /// Whether what is asked first on a connection counts too.

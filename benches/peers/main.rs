@@ -8,6 +8,7 @@
 #![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "figures are small and positive")]
 
 mod alarm;
+mod arrival;
 mod certificate;
 mod chart;
 #[expect(dead_code, reason = "the soak has clients whose first answers are not timed")]

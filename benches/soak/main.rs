@@ -22,11 +22,14 @@ mod scale;
 mod scenarios;
 mod server;
 mod slow;
+mod stamps;
 mod strangers;
 mod watch;
 
 #[path = "../peers/alarm.rs"]
 mod alarm;
+#[path = "../peers/arrival.rs"]
+mod arrival;
 #[expect(dead_code, reason = "the comparison has a server that wants both in one file")]
 #[path = "../peers/certificate.rs"]
 mod certificate;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use crate::support::client::Connection;
@@ -15,7 +15,7 @@ use crate::support::command::{ON_FREE_PORTS, Server, address, ticketgate};
 use crate::support::frames::{END_HEADERS, END_STREAM, Frames, HEADERS, INITIAL_WINDOW_SIZE, block, frame, request};
 use crate::support::origin::{Answer, Origin, jpeg};
 use crate::support::proxy::Proxy;
-use crate::support::tls::{Authority, HTTP_1};
+use crate::support::tls::{Authority, HTTP_1, HTTP_2};
 use crate::support::{PATIENCE, eventually, tickets};
 
 fn target() -> String {
@@ -128,4 +128,104 @@ async fn images_that_nobody_reads_are_held_once_however_many_ask_for_them() {
     assert!(grown < 64 * 1024, "{grown} kB");
     assert_eq!(timeout(PATIENCE, good()).await.expect("at once"), 200);
     assert_eq!(origin.count(), 1);
+}
+
+/// A server whose deadlines are far away, and where it listens: in the clear, for TLS, and for its operator.
+fn patient(origin: &Origin, app: &Origin, authority: &Authority) -> (Server, [SocketAddr; 3]) {
+    authority.install();
+    let (cert, key) = (authority.file("cert.pem"), authority.file("key.pem"));
+    let mut server = Server::configured(&format!(
+        r#"
+        listen = "127.0.0.1:0"
+        app = "{}"
+        origin.url = "{}"
+        admin.listen = "127.0.0.1:0"
+        log.access = false
+        limits.client_requests = "off"
+        tls = {{ listen = "127.0.0.1:0", cert = "{}", key = "{}" }}
+        [timeouts]
+        first_byte = "1h"
+        head = "1h"
+        body = "1h"
+        write = "1h"
+        tls_handshake = "1h"
+        "#,
+        app.url(),
+        origin.url(),
+        cert.display(),
+        key.display(),
+    ));
+    let listening = server.log_line_saying("listening");
+    let addresses = ["public", "tls", "admin"].map(|listener| address(&listening, listener));
+    (server, addresses)
+}
+
+/// A client that says `words`, if it can, and then waits. It has little room for what it does not read.
+async fn waits(address: SocketAddr, words: impl AsRef<[u8]>) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    stream.write_all(words.as_ref()).await.unwrap();
+    stream
+}
+
+/// The sum of all series of `name` at the operator's listener.
+async fn metric(admin: SocketAddr, name: &str) -> u64 {
+    let page = Connection::to_operator(admin).await.get("/metrics", "Connection: close\r\n").await;
+    let of_name =
+        page.text().lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
+    of_name.map(|rest| rest.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_silent_stops_half_way_or_does_not_read_makes_no_thread_that_serves_run_even_once() {
+    const OF_EACH: usize = 30;
+    /// Images that each of them asks for who does not read: more than the kernel takes off the server's hands.
+    const IMAGES: usize = 20;
+    /// Nobody may run for so long: whatever did anything again and again would do it by then.
+    const WATCHED: Duration = Duration::from_secs(2);
+    let large: Vec<u8> = jpeg().into_iter().cycle().take(500_000).collect();
+    let origin = Origin::answering(Answer::of(200, "Cache-Control: max-age=604800\r\n", &large)).await;
+    let (app, authority) = (Origin::answering(Answer::of(200, "", b"ok")).await, Authority::new());
+    app.hold();
+    let (server, [public, tls, admin]) = patient(&origin, &app, &authority);
+    let ask = format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", target());
+    assert_eq!(Connection::open(public).await.get(&target(), "Connection: close\r\n").await.status, 200);
+
+    let (mut in_the_clear, mut over_tls) = (Vec::new(), Vec::new());
+    for _ in 0..OF_EACH {
+        let kinds = [
+            (public, Vec::new()),
+            (public, b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec()),
+            (public, b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx".to_vec()),
+            (public, ask.repeat(IMAGES).into_bytes()),
+            (tls, Vec::new()),
+            (tls, b"\x16\x03\x01\x40\x00".to_vec()),
+        ];
+        for (address, words) in kinds {
+            in_the_clear.push(waits(address, words).await);
+        }
+        let mut half_a_preface = authority.connect(tls, &[HTTP_2]).await;
+        half_a_preface.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
+        over_tls.push(half_a_preface);
+    }
+    let all = (in_the_clear.len() + over_tls.len()) as u64;
+    eventually("the app has all uploads", || app.connections() == OF_EACH).await;
+    let quiet = async {
+        loop {
+            let turns = server.turns();
+            sleep(WATCHED).await;
+            if server.turns() == turns {
+                return turns;
+            }
+        }
+    };
+    let turns = timeout(PATIENCE, quiet).await.expect("somebody who waits makes a thread run again and again");
+    assert_eq!(metric(admin, "ticketgate_connections_open").await, all, "none of them was closed");
+    let answered = metric(admin, "ticketgate_requests_total").await;
+    assert!(answered < (OF_EACH * IMAGES) as u64, "{answered}: somebody found room for all that it does not read");
+    let mut silent = Connection::over(in_the_clear.swap_remove(0));
+    assert_eq!(silent.get(&target(), "Connection: close\r\n").await.status, 200);
+    assert!(server.turns() > turns, "whoever goes on is served, and was seen to be");
+    app.release();
 }

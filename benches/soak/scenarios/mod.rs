@@ -20,6 +20,7 @@ use crate::report::Report;
 use crate::scale::Scale;
 use crate::server::{Ground, Server};
 use crate::slow::{Kind, Place};
+use crate::stamps::Stamps;
 use crate::watch::mebibytes;
 use crate::{Outcome, tickets};
 
@@ -36,7 +37,8 @@ const POOLED: usize = 128;
 const WINDOWS: usize = 4;
 /// How long descriptors, or the origin after an outage, may take to come back.
 const PATIENCE: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(100);
+/// Before something is looked at again.
+pub const LOOK: Duration = Duration::from_millis(100);
 
 /// What can be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -79,6 +81,7 @@ struct Field {
     /// MiB and descriptors, before trouble begins.
     memory: f64,
     files: usize,
+    _stamps: Stamps,
 }
 
 impl Soak {
@@ -110,7 +113,7 @@ impl Soak {
         resting.fill(server.address).await?;
         hot.once(server.address).await?;
         let (memory, files) = (mebibytes(&server.process), server.open_files());
-        Ok(Field { server, origin, _app: app, hot, resting, memory, files })
+        Ok(Field { server, origin, _app: app, hot, resting, memory, files, _stamps: Stamps::begin().await? })
     }
 
     /// Good load in a few windows.

@@ -157,7 +157,7 @@ impl Soak {
         self.compared(field, kind, hosts, Coming::Again, (looks, self.scale.slow_look)).await
     }
 
-    /// So many looks, of so many windows each, beside those who come to one host, and then to the other.
+    /// So many looks, of so many windows each, beside those who come to one host and then to the other, or the other way round.
     async fn compared(
         &self,
         field: &Field,
@@ -166,13 +166,18 @@ impl Soak {
         coming: Coming,
         (looks, look): (usize, usize),
     ) -> Outcome<Compared> {
+        let mut hosts: Vec<_> = [Some(ours), bare.as_ref()].into_iter().flatten().collect();
         let mut all = Compared::default();
         for _ in 0..looks {
-            all.ours = all.ours.and(self.beside(field, kind, ours, coming, look).await?);
-            if let Some(bare) = bare {
-                let looked = self.beside(field, kind, bare, coming, look).await?;
-                all.bare = Some(all.bare.unwrap_or_default().and(looked));
+            for host in &hosts {
+                let looked = self.beside(field, kind, host, coming, look).await?;
+                match host {
+                    Host::Soaked(_) => all.ours = all.ours.and(looked),
+                    Host::Bare(_) => all.bare = Some(all.bare.unwrap_or_default().and(looked)),
+                }
             }
+            // None of them always finds what the other has left.
+            hosts.reverse();
         }
         Ok(all)
     }

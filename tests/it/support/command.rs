@@ -77,6 +77,18 @@ impl Server {
         fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
     }
 
+    /// How often the threads that serve connections were run so far, whether they then waited or had to make way (proc(5)).
+    pub fn turns(&self) -> u64 {
+        let task = |name: &str, file: &str| std::fs::read_to_string(format!("/proc/{}/task/{name}/{file}", self.id()));
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+        let threads = threads.map(|thread| thread.unwrap().file_name().into_string().unwrap());
+        let serving: Vec<_> = threads.filter(|thread| task(thread, "comm").is_ok_and(|name| serves(&name))).collect();
+        assert!(!serving.is_empty(), "no thread is called as a worker is");
+        let status = serving.iter().map(|thread| task(thread, "status").unwrap()).collect::<String>();
+        let switches = status.lines().filter_map(|line| line.split_once("voluntary_ctxt_switches:"));
+        switches.map(|(_, times)| times.trim().parse::<u64>().unwrap()).sum()
+    }
+
     pub fn log_line(&mut self) -> Value {
         let mut line = String::new();
         self.stderr.read_line(&mut line).unwrap();
@@ -142,4 +154,9 @@ impl Drop for Server {
 
 pub fn address(line: &Value, listener: &str) -> SocketAddr {
     line[listener].as_str().unwrap().parse().unwrap()
+}
+
+/// Whether a thread of this name serves connections.
+fn serves(thread: &str) -> bool {
+    thread.trim().strip_prefix("ticketgate-").is_some_and(|number| number.parse::<usize>().is_ok())
 }

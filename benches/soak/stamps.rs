@@ -1,0 +1,38 @@
+//! The kernel stamps what comes while anybody wants it, and begins some time after the first does, by changing its own code.
+//! For a whole scenario somebody does, so that no window begins without stamps, or changes the kernel's code.
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+
+use crate::Outcome;
+use crate::arrival::Arriving;
+use crate::scenarios::LOOK;
+
+/// Looks at whether it has begun.
+const LOOKS: usize = 50;
+
+/// Has the kernel stamp what comes, until dropped.
+#[derive(Debug)]
+pub struct Stamps {
+    _reader: Arriving,
+    _writer: TcpStream,
+}
+
+impl Stamps {
+    /// Waits until it does.
+    pub async fn begin() -> Outcome<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let mut writer = TcpStream::connect(listener.local_addr()?).await?;
+        let mut reader = Arriving::stamped(listener.accept().await?.0)?;
+        for _ in 0..LOOKS {
+            writer.write_all(b"x").await?;
+            reader.read_exact(&mut [0]).await?;
+            if !reader.lain().is_zero() {
+                return Ok(Self { _reader: reader, _writer: writer });
+            }
+            sleep(LOOK).await;
+        }
+        Err("the kernel does not say when something came (SO_TIMESTAMPNS)".into())
+    }
+}
