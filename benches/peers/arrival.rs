@@ -1,5 +1,5 @@
-//! A connection that knows how long what it reads has lain there: the kernel stamps each segment as it comes
-//! (socket(7), `SO_TIMESTAMPNS`). When its reader gets round to it is no matter of whoever answered.
+//! A connection that can tell when what it reads had come: the kernel stamps each segment as it takes it in, on whichever core
+//! that is (socket(7), `SO_TIMESTAMPNS`). When the reader gets round to it is then no matter of whoever answered.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::AsRawFd as _;
@@ -18,40 +18,40 @@ use crate::Outcome;
 #[derive(Debug)]
 pub struct Arriving {
     stream: TcpStream,
-    /// Room for a stamp.
-    room: Vec<u8>,
+    /// Room for a stamp, where what comes is stamped.
+    room: Option<Vec<u8>>,
     came: Option<SystemTime>,
 }
 
 impl Arriving {
     /// Nobody stamps what comes.
     pub fn plain(stream: TcpStream) -> Self {
-        Self { stream, room: nix::cmsg_space!(TimeSpec), came: None }
+        Self { stream, room: None, came: None }
     }
 
-    /// The kernel stamps what comes.
+    /// The kernel stamps what comes, if not at once: it begins some time after the first who wants it.
     pub fn stamped(stream: TcpStream) -> Outcome<Self> {
         setsockopt(&stream, sockopt::ReceiveTimestampns, &true)?;
-        Ok(Self::plain(stream))
+        Ok(Self { stream, room: Some(nix::cmsg_space!(TimeSpec)), came: None })
     }
 
-    /// How long ago the last of what was read had come; no time at all where the kernel does not say so.
-    pub fn lain(&self) -> Duration {
-        self.came.and_then(|came| came.elapsed().ok()).unwrap_or_default()
+    /// How long the last of what was read had lain there; nothing where the kernel does not say so.
+    pub fn lain(&self) -> Option<Duration> {
+        self.came?.elapsed().ok()
     }
+}
 
-    fn receive(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let Self { stream, room, came } = self;
-        stream.try_io(Interest::READABLE, || {
-            let mut into = [IoSliceMut::new(into)];
-            let message = recvmsg::<()>(stream.as_raw_fd(), &mut into, Some(room), MsgFlags::empty())?;
-            *came = message.cmsgs()?.find_map(|told| match told {
-                ControlMessageOwned::ScmTimestampns(time) => Some(UNIX_EPOCH + Duration::from(time)),
-                _ => None,
-            });
-            Ok(message.bytes)
-        })
-    }
+/// Reads what has come to `stream`; tells how much, and when the last of it came.
+fn receive(stream: &TcpStream, room: &mut [u8], into: &mut [u8]) -> io::Result<(usize, Option<SystemTime>)> {
+    stream.try_io(Interest::READABLE, || {
+        let mut into = [IoSliceMut::new(into)];
+        let message = recvmsg::<()>(stream.as_raw_fd(), &mut into, Some(room), MsgFlags::empty())?;
+        let came = message.cmsgs()?.find_map(|told| match told {
+            ControlMessageOwned::ScmTimestampns(time) => Some(UNIX_EPOCH + Duration::from(time)),
+            _ => None,
+        });
+        Ok((message.bytes, came))
+    })
 }
 
 impl AsyncRead for Arriving {
@@ -60,13 +60,16 @@ impl AsyncRead for Arriving {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let Self { stream, room, came } = &mut *self;
+        let Some(room) = room else { return Pin::new(stream).poll_read(context, buffer) };
         loop {
-            ready!(self.stream.poll_read_ready(context))?;
-            match self.receive(buffer.initialize_unfilled()) {
+            ready!(stream.poll_read_ready(context))?;
+            match receive(stream, room, buffer.initialize_unfilled()) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
-                Ok(read) => {
+                Ok((read, at)) => {
                     buffer.advance(read);
+                    *came = at;
                     return Poll::Ready(Ok(()));
                 }
             }

@@ -154,8 +154,8 @@ pub enum Pace {
     /// So many a second, over all connections. A question that has to wait for the last one's answer waits too long.
     Steady(f64),
     /// The same, and the first on each connection is asked and not timed: what is measured are connections that are kept, as
-    /// a proxy before us does. An answer has come when the last of it is there, and not when it is read: those who make
-    /// trouble on this core hold up whoever reads.
+    /// a proxy before us does. An answer has come when the kernel has the last of it, and not when it is read: those who
+    /// make trouble on this core hold up whoever reads.
     Settled(f64),
 }
 
@@ -206,8 +206,18 @@ pub async fn judged(
             tasks.spawn_local(async move {
                 let alarm = pace.rate().map(|_| Alarm::new()).transpose()?;
                 let latencies = Vec::new();
-                let mut one =
-                    One { begun, number, connections, pace, alarm, stream: None, latencies, requests: 0, bytes: 0 };
+                let mut one = One {
+                    begun,
+                    number,
+                    connections,
+                    pace,
+                    alarm,
+                    stream: None,
+                    came: None,
+                    latencies,
+                    requests: 0,
+                    bytes: 0,
+                };
                 one.go(address, &asks, end, &judge).await.map(|()| one)
             });
         }
@@ -232,6 +242,8 @@ struct One {
     /// Where it keeps a pace.
     alarm: Option<Alarm>,
     stream: Option<Arriving>,
+    /// When the last answer had come.
+    came: Option<Instant>,
     latencies: Vec<Duration>,
     requests: u64,
     bytes: u64,
@@ -259,15 +271,16 @@ impl One {
                 .await
                 .unwrap_or_else(|_| Err("no answer".into()));
             if let Ok(answer) = &answer {
+                let came = self.came()?;
+                self.came = Some(came);
                 if is_timed {
-                    let lain = self.stream.as_ref().map(Arriving::lain).unwrap_or_default();
-                    self.latencies.push(asked.elapsed().saturating_sub(lain));
+                    self.latencies.push(came.saturating_duration_since(asked));
                 }
                 self.requests += 1;
                 self.bytes += answer.bytes as u64;
                 is_timed = true;
             } else {
-                self.stream = None;
+                (self.stream, self.came) = (None, None);
                 is_timed = self.is_timed_from_the_first();
             }
             judge(question, answer, &body)?;
@@ -301,14 +314,24 @@ impl One {
         self.begun + Duration::from_secs_f64((number as f64 + somewhere) / rate)
     }
 
-    /// Waits until it is `due`; tells from when the answer's time counts.
+    /// When the answer that was read last had come.
+    fn came(&self) -> Outcome<Instant> {
+        let now = Instant::now();
+        if !matches!(self.pace, Pace::Settled(_)) {
+            return Ok(now);
+        }
+        let lain = self.stream.as_ref().and_then(Arriving::lain);
+        let came = lain.and_then(|lain| now.checked_sub(lain)).filter(|came| *came >= self.begun);
+        came.ok_or_else(|| "the kernel does not say when an answer came, or the clock was set: begin anew".into())
+    }
+
+    /// Waits until it is `due`; tells from when the answer's time counts: where it had to wait for the last one, since then.
     async fn turn(&self, due: Instant) -> Outcome<Instant> {
         match &self.alarm {
-            Some(alarm) if due > Instant::now() => {
-                alarm.at(due).await?;
-                Ok(Instant::now())
-            }
-            _ => Ok(due),
+            Some(alarm) if due > Instant::now() => alarm.at(due).await?,
+            Some(_) if self.came.is_some_and(|came| came < due) => {}
+            _ => return Ok(due),
         }
+        Ok(Instant::now())
     }
 }

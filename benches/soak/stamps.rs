@@ -1,16 +1,18 @@
 //! The kernel stamps what comes while anybody wants it, and begins some time after the first does, by changing its own code.
 //! For a whole scenario somebody does, so that no window begins without stamps, or changes the kernel's code.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
 use crate::Outcome;
 use crate::arrival::Arriving;
-use crate::scenarios::LOOK;
 
-/// Looks at whether it has begun.
+/// Looks at whether it has begun, and before the next.
 const LOOKS: usize = 50;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Has the kernel stamp what comes, until dropped.
 #[derive(Debug)]
@@ -28,10 +30,10 @@ impl Stamps {
         for _ in 0..LOOKS {
             writer.write_all(b"x").await?;
             reader.read_exact(&mut [0]).await?;
-            if !reader.lain().is_zero() {
+            if reader.lain().is_some() {
                 return Ok(Self { _reader: reader, _writer: writer });
             }
-            sleep(LOOK).await;
+            sleep(PAUSE).await;
         }
         Err("the kernel does not say when something came (SO_TIMESTAMPNS)".into())
     }

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::support::client::Connection;
-use crate::support::command::{ON_FREE_PORTS, Server, address, ticketgate};
+use crate::support::command::{ON_FREE_PORTS, Server, address, metric, ticketgate};
 use crate::support::origin::{Answer, Origin, jpeg};
 use crate::support::{eventually, tickets};
 
@@ -45,12 +45,6 @@ fn starved(origin: &Origin) -> (Server, SocketAddr, SocketAddr) {
 
 fn open_files(server: &Server) -> u64 {
     std::fs::read_dir(format!("/proc/{}/fd", server.id())).unwrap().count() as u64
-}
-
-async fn metric(admin: SocketAddr, name: &str) -> u64 {
-    let page = Connection::to_operator(admin).await.get("/metrics", "Connection: close\r\n").await;
-    let line = page.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.unwrap().parse().unwrap()
 }
 
 /// All connections of strangers.

@@ -11,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
 
 use crate::support::client::Connection;
-use crate::support::command::{ON_FREE_PORTS, Server, address, ticketgate};
+use crate::support::command::{ON_FREE_PORTS, Server, address, metric, ticketgate};
 use crate::support::frames::{END_HEADERS, END_STREAM, Frames, HEADERS, INITIAL_WINDOW_SIZE, block, frame, request};
 use crate::support::origin::{Answer, Origin, jpeg};
 use crate::support::proxy::Proxy;
@@ -160,7 +160,7 @@ fn patient(origin: &Origin, app: &Origin, authority: &Authority) -> (Server, [So
     (server, addresses)
 }
 
-/// A client that says `words`, if it can, and then waits. It has little room for what it does not read.
+/// A client that says `words` and then waits. It has little room for what it does not read.
 async fn waits(address: SocketAddr, words: impl AsRef<[u8]>) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -169,21 +169,13 @@ async fn waits(address: SocketAddr, words: impl AsRef<[u8]>) -> TcpStream {
     stream
 }
 
-/// The sum of all series of `name` at the operator's listener.
-async fn metric(admin: SocketAddr, name: &str) -> u64 {
-    let page = Connection::to_operator(admin).await.get("/metrics", "Connection: close\r\n").await;
-    let of_name =
-        page.text().lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with(['{', ' ']));
-    of_name.map(|rest| rest.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_silent_stops_half_way_or_does_not_read_makes_no_thread_that_serves_run_even_once() {
     const OF_EACH: usize = 30;
     /// Images that each of them asks for who does not read: more than the kernel takes off the server's hands.
     const IMAGES: usize = 20;
-    /// Nobody may run for so long: whatever did anything again and again would do it by then.
-    const WATCHED: Duration = Duration::from_secs(2);
+    /// For so long no such thread may run; whatever is looked at again and again is so every 4 s at least.
+    const WATCHED: Duration = Duration::from_secs(5);
     let large: Vec<u8> = jpeg().into_iter().cycle().take(500_000).collect();
     let origin = Origin::answering(Answer::of(200, "Cache-Control: max-age=604800\r\n", &large)).await;
     let (app, authority) = (Origin::answering(Answer::of(200, "", b"ok")).await, Authority::new());
@@ -210,7 +202,7 @@ async fn who_is_silent_stops_half_way_or_does_not_read_makes_no_thread_that_serv
         over_tls.push(half_a_preface);
     }
     let all = (in_the_clear.len() + over_tls.len()) as u64;
-    eventually("the app has all uploads", || app.connections() == OF_EACH).await;
+    app.has_been_asked(OF_EACH).await;
     let quiet = async {
         loop {
             let turns = server.turns();
@@ -223,9 +215,10 @@ async fn who_is_silent_stops_half_way_or_does_not_read_makes_no_thread_that_serv
     let turns = timeout(PATIENCE, quiet).await.expect("somebody who waits makes a thread run again and again");
     assert_eq!(metric(admin, "ticketgate_connections_open").await, all, "none of them was closed");
     let answered = metric(admin, "ticketgate_requests_total").await;
-    assert!(answered < (OF_EACH * IMAGES) as u64, "{answered}: somebody found room for all that it does not read");
+    assert!(answered <= (OF_EACH * IMAGES / 2) as u64, "{answered}: there was room for what is not read");
     let mut silent = Connection::over(in_the_clear.swap_remove(0));
     assert_eq!(silent.get(&target(), "Connection: close\r\n").await.status, 200);
-    assert!(server.turns() > turns, "whoever goes on is served, and was seen to be");
+    let after = server.turns();
+    assert!(after[0] > turns[0] && after[1] > turns[1], "whoever goes on is served, and was seen to be: {after:?}");
     app.release();
 }

@@ -37,8 +37,7 @@ const POOLED: usize = 128;
 const WINDOWS: usize = 4;
 /// How long descriptors, or the origin after an outage, may take to come back.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Before something is looked at again.
-pub const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What can be done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

@@ -2,8 +2,8 @@
 //! First they come and stay, and the good load is looked at while all are there, again and again until it was for long enough;
 //! then they come again and again, and it is looked at beside what that costs. Each time it is looked at without them too, as
 //! long, half of it right before and half right after: a ratio is the middle one of such pairs, since the machine changes from
-//! one to the next. How far two looks differ where nobody is slow stands beside them. After each look the same clients may
-//! go to a bare server on the same core: what good answers then take longer is about what such clients cost whoever takes them in.
+//! one to the next. How far two looks differ where nobody is slow stands beside them. In turn with us the same clients may go to
+//! a bare server on the same core: what good answers then take longer is about what such clients cost whoever takes them in.
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;

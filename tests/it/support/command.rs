@@ -9,6 +9,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::client::Connection;
+
 pub const ON_FREE_PORTS: [&str; 4] = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
 
 /// The command in an empty directory and an empty environment, so that nothing of this machine counts.
@@ -77,16 +79,19 @@ impl Server {
         fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
     }
 
-    /// How often the threads that serve connections were run so far, whether they then waited or had to make way (proc(5)).
-    pub fn turns(&self) -> u64 {
+    /// How long, in nanoseconds, the threads that serve connections were on a processor so far, and how often (the kernel's
+    /// `sched-stats`).
+    pub fn turns(&self) -> [u64; 2] {
         let task = |name: &str, file: &str| std::fs::read_to_string(format!("/proc/{}/task/{name}/{file}", self.id()));
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
         let threads = threads.map(|thread| thread.unwrap().file_name().into_string().unwrap());
         let serving: Vec<_> = threads.filter(|thread| task(thread, "comm").is_ok_and(|name| serves(&name))).collect();
         assert!(!serving.is_empty(), "no thread is called as a worker is");
-        let status = serving.iter().map(|thread| task(thread, "status").unwrap()).collect::<String>();
-        let switches = status.lines().filter_map(|line| line.split_once("voluntary_ctxt_switches:"));
-        switches.map(|(_, times)| times.trim().parse::<u64>().unwrap()).sum()
+        serving.iter().fold([0; 2], |[time, times], thread| {
+            let told = task(thread, "schedstat").unwrap();
+            let mut fields = told.split_whitespace().map(|field| field.parse::<u64>().unwrap());
+            [time + fields.next().unwrap(), times + fields.nth(1).unwrap()]
+        })
     }
 
     pub fn log_line(&mut self) -> Value {
@@ -154,6 +159,16 @@ impl Drop for Server {
 
 pub fn address(line: &Value, listener: &str) -> SocketAddr {
     line[listener].as_str().unwrap().parse().unwrap()
+}
+
+/// The sum of all series of `name` at the operator's listener `admin`.
+pub async fn metric(admin: SocketAddr, name: &str) -> u64 {
+    let page = Connection::to_operator(admin).await.get("/metrics", "Connection: close\r\n").await;
+    let series = page.text().lines().filter_map(|line| line.strip_prefix(name));
+    let values = series.filter(|rest| rest.starts_with(['{', ' '])).map(|rest| rest.rsplit_once(' ').unwrap().1);
+    let values: Vec<u64> = values.map(|value| value.parse().unwrap()).collect();
+    assert!(!values.is_empty(), "there is no {name}");
+    values.into_iter().sum()
 }
 
 /// Whether a thread of this name serves connections.
