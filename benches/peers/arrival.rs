@@ -24,7 +24,7 @@ pub struct Arriving {
 }
 
 impl Arriving {
-    /// Nobody stamps what comes.
+    /// Nobody stamps what comes: it has come when it is read.
     pub fn plain(stream: TcpStream) -> Self {
         Self { stream, room: None, came: None }
     }
@@ -37,7 +37,7 @@ impl Arriving {
 
     /// How long the last of what was read had lain there; nothing where the kernel does not say so.
     pub fn lain(&self) -> Option<Duration> {
-        self.came?.elapsed().ok()
+        if self.room.is_none() { Some(Duration::ZERO) } else { self.came?.elapsed().ok() }
     }
 }
 

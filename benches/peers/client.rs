@@ -167,6 +167,12 @@ impl Pace {
             Self::Steady(rate) | Self::Settled(rate) => Some(rate),
         }
     }
+
+    /// A connection that tells when an answer came as this pace has it.
+    async fn connect(self, address: SocketAddr) -> Outcome<Arriving> {
+        let stream = connect(address).await?;
+        if matches!(self, Self::Settled(_)) { Arriving::stamped(stream) } else { Ok(Arriving::plain(stream)) }
+    }
 }
 
 /// Looks at what became of a question, and at the body of its answer; an error ends the load.
@@ -251,7 +257,7 @@ struct One {
 
 impl One {
     async fn go(&mut self, address: SocketAddr, asks: &[Ask], end: End, judge: &Judge) -> Outcome<()> {
-        self.stream = Some(self.connect(address).await?);
+        self.stream = Some(self.pace.connect(address).await?);
         let mut body = Vec::new();
         let mut count = 0;
         let mut is_timed = self.is_timed_from_the_first();
@@ -289,16 +295,11 @@ impl One {
     }
 
     async fn ask(&mut self, address: SocketAddr, question: &Ask, body: &mut Vec<u8>) -> Outcome<Answer> {
-        if self.stream.is_none() {
-            self.stream = Some(self.connect(address).await?);
-        }
-        let stream = self.stream.as_mut().expect("it was made where there was none");
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => none.insert(self.pace.connect(address).await?),
+        };
         ask(stream, question, body).await
-    }
-
-    async fn connect(&self, address: SocketAddr) -> Outcome<Arriving> {
-        let stream = connect(address).await?;
-        if matches!(self.pace, Pace::Settled(_)) { Arriving::stamped(stream) } else { Ok(Arriving::plain(stream)) }
     }
 
     /// Whether what is asked first on a connection counts too.
@@ -317,9 +318,6 @@ impl One {
     /// When the answer that was read last had come.
     fn came(&self) -> Outcome<Instant> {
         let now = Instant::now();
-        if !matches!(self.pace, Pace::Settled(_)) {
-            return Ok(now);
-        }
         let lain = self.stream.as_ref().and_then(Arriving::lain);
         let came = lain.and_then(|lain| now.checked_sub(lain)).filter(|came| *came >= self.begun);
         came.ok_or_else(|| "the kernel does not say when an answer came, or the clock was set: begin anew".into())

@@ -35,6 +35,7 @@ impl Stamps {
             }
             sleep(PAUSE).await;
         }
-        Err("the kernel does not say when something came (SO_TIMESTAMPNS)".into())
+        Err("the kernel does not say when something came: answers are timed by SO_TIMESTAMPNS, which it has to support"
+            .into())
     }
 }

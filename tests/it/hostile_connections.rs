@@ -13,10 +13,15 @@ use tokio::time::{sleep, timeout};
 use crate::support::client::Connection;
 use crate::support::command::{ON_FREE_PORTS, Server, address, metric, ticketgate};
 use crate::support::frames::{END_HEADERS, END_STREAM, Frames, HEADERS, INITIAL_WINDOW_SIZE, block, frame, request};
-use crate::support::origin::{Answer, Origin, jpeg};
+use crate::support::origin::{Answer, Origin};
 use crate::support::proxy::Proxy;
 use crate::support::tls::{Authority, HTTP_1, HTTP_2};
 use crate::support::{PATIENCE, eventually, tickets};
+
+/// An upload that has begun.
+const UPLOAD: &[u8] = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx";
+/// The head of a record that is said to hold 16 KiB of a handshake.
+const HANDSHAKE: &[u8] = b"\x16\x03\x01\x40\x00";
 
 fn target() -> String {
     tickets::target(&tickets::permanent(1))
@@ -59,20 +64,17 @@ async fn slow_clients_of_every_kind_are_closed_at_their_deadlines_while_others_a
         (timeouts.write, timeouts.keep_alive, timeouts.tls_handshake) = (LIMIT, LIMIT, LIMIT);
     });
     assert_eq!(proxy.get(&target()).await.status, 200);
-    let upload = b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx".to_vec();
     let chunks = b"POST /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5".to_vec();
     let idle = format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", target()).into_bytes();
-    // The head of a record that is said to hold 16 KiB of a handshake.
-    let handshake = b"\x16\x03\x01\x40\x00".to_vec();
     let kinds = [
         (proxy.address(), Vec::new(), None),
         (proxy.address(), b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec(), Some(b'y')),
         (proxy.address(), b"G".to_vec(), None),
-        (proxy.address(), upload, None),
+        (proxy.address(), UPLOAD.to_vec(), None),
         (proxy.address(), chunks, None),
         (proxy.address(), idle, None),
         (proxy.tls(), Vec::new(), None),
-        (proxy.tls(), handshake, Some(0)),
+        (proxy.tls(), HANDSHAKE.to_vec(), Some(0)),
     ];
     let slow = kinds
         .iter()
@@ -94,8 +96,7 @@ async fn slow_clients_of_every_kind_are_closed_at_their_deadlines_while_others_a
 #[tokio::test(flavor = "multi_thread")]
 async fn images_that_nobody_reads_are_held_once_however_many_ask_for_them() {
     const CONNECTIONS: usize = 20;
-    let large: Vec<u8> = jpeg().into_iter().cycle().take(500_000).collect();
-    let origin = Origin::answering(Answer::of(200, "Cache-Control: max-age=604800\r\n", &large)).await;
+    let origin = Origin::answering(Answer::large_image()).await;
     let authority = Authority::new();
     authority.install();
     let directory = TempDir::new().unwrap();
@@ -176,8 +177,7 @@ async fn who_is_silent_stops_half_way_or_does_not_read_makes_no_thread_that_serv
     const IMAGES: usize = 20;
     /// For so long no such thread may run; whatever is looked at again and again is so every 4 s at least.
     const WATCHED: Duration = Duration::from_secs(5);
-    let large: Vec<u8> = jpeg().into_iter().cycle().take(500_000).collect();
-    let origin = Origin::answering(Answer::of(200, "Cache-Control: max-age=604800\r\n", &large)).await;
+    let origin = Origin::answering(Answer::large_image()).await;
     let (app, authority) = (Origin::answering(Answer::of(200, "", b"ok")).await, Authority::new());
     app.hold();
     let (server, [public, tls, admin]) = patient(&origin, &app, &authority);
@@ -189,10 +189,10 @@ async fn who_is_silent_stops_half_way_or_does_not_read_makes_no_thread_that_serv
         let kinds = [
             (public, Vec::new()),
             (public, b"GET / HTTP/1.1\r\nHost: a\r\nX: ".to_vec()),
-            (public, b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nx".to_vec()),
+            (public, UPLOAD.to_vec()),
             (public, ask.repeat(IMAGES).into_bytes()),
             (tls, Vec::new()),
-            (tls, b"\x16\x03\x01\x40\x00".to_vec()),
+            (tls, HANDSHAKE.to_vec()),
         ];
         for (address, words) in kinds {
             in_the_clear.push(waits(address, words).await);

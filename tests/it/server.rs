@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::support::client::Connection;
 use crate::support::load::{Load, Refused};
-use crate::support::origin::{Answer, Origin, jpeg, read_head};
+use crate::support::origin::{Answer, Origin, read_head};
 use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, eventually, tickets};
 
@@ -78,9 +78,7 @@ async fn a_client_that_reads_nothing_is_cut_off() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_nothing_and_is_read_to_its_last_word_is_reset_so_that_the_kernel_keeps_nothing_for_it() {
-    // More than the kernel takes off the proxy's hands, so that a part of it is sure to wait.
-    let large: Vec<u8> = jpeg().into_iter().cycle().take(500_000).collect();
-    let origin = Origin::answering(Answer::of(200, "Cache-Control: max-age=604800\r\n", &large)).await;
+    let origin = Origin::answering(Answer::large_image()).await;
     let proxy = Proxy::with(&origin, |config| config.server.timeouts.write = SHORT);
     let target = tickets::target(&tickets::permanent(1));
     let socket = TcpSocket::new_v4().unwrap();

@@ -163,6 +163,12 @@ impl Answer {
         Self::image_with("Cache-control: max-age=604800\r\nExpires: Wed, 23 Oct 2013 14:37:10 +0800\r\n")
     }
 
+    /// One that is larger than what the kernel takes off a server's hands for who does not read.
+    pub fn large_image() -> Self {
+        let body: Vec<u8> = jpeg().into_iter().cycle().take(500_000).collect();
+        Self::of(200, "Cache-Control: max-age=604800\r\n", &body)
+    }
+
     pub fn image_with(headers: &str) -> Self {
         Self::of(200, &format!("Content-Type: image/jpg\r\n{headers}"), &jpeg())
     }
