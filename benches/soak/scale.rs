@@ -62,7 +62,7 @@ impl Scale {
         spell: Duration::from_secs(15),
         timeouts: Timeouts::USUAL,
     };
-    /// All of it in a minute.
+    /// All of it in a minute and a half.
     pub const SMOKE: Self = Self {
         good: 500.0,
         window: Duration::from_millis(300),
